@@ -1,0 +1,61 @@
+# make quickstart   build .venv, train a small model on real text, evaluate it, write a sample
+# make test         the whole gate: format, lint, types, tests
+# PYTHON=python3.12 make test   the same on another Python
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+READY := $(VENV)/ready-$(VERSION)
+DEV := $(VENV)/dev-$(VERSION)
+ORACLES := $(VENV)/oracles-$(VERSION)
+WORKDIR ?= runs/quickstart
+
+.PHONY: quickstart test test-laws test-oracles format venv dev oracles bench clean
+
+quickstart: $(READY)
+	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+venv: $(READY)
+
+dev: $(DEV)
+
+oracles: $(ORACLES)
+
+test: $(DEV)
+	$(BIN)/ruff format --check llm_jax configs tests benchmarks
+	$(BIN)/ruff check llm_jax configs tests benchmarks
+	$(BIN)/mypy llm_jax
+	$(BIN)/pytest -n 2 --dist=worksteal tests
+
+test-laws: $(DEV)
+	LLM_JAX_ALL_LAWS=1 $(BIN)/pytest -n 2 tests/laws
+
+test-oracles: $(DEV) $(ORACLES)
+	$(BIN)/pytest tests/oracles
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.training --out=benchmarks/RESULTS.md
+
+format: $(DEV)
+	$(BIN)/ruff format llm_jax configs tests benchmarks
+	$(BIN)/ruff check --fix llm_jax configs tests benchmarks
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "llm_jax needs Python 3.11 or newer, and $(PYTHON) is $(VERSION); try PYTHON=python3.12 make" >&2; exit 2; }
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(DEV): $(READY) requirements-dev.txt requirements-data.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-data.txt
+	@touch $@
+
+$(ORACLES): $(DEV) requirements-oracles.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-oracles.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,26 @@
+"""The first run: a small Llama on the State of the Union speeches, about three minutes on two CPU cores.
+
+python -m llm_jax train --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """Return the recipe."""
+    return ConfigDict({
+        "model": {
+            "name": "llama", "num_layers": 4, "embed_dim": 256, "num_heads": 4, "mlp_dim": 704, "tied": True,
+        },
+        "objective": {"name": "causal"},
+        "optimizer": {
+            "name": "muon", "learning_rate": 0.02, "weight_decay": 0.0,
+            "schedule": {"name": "wsd", "warmup_steps": 20},
+        },
+        "data": {
+            "source": "sotu", "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16, "seq_len": 128,
+        },
+        "train": {"duration": "600 steps"},
+        "checkpoint": {"every": 200},
+        "sample": {"prompts": ["My fellow citizens, "], "tokens": 128, "temperature": 0.7},
+    })  # fmt: skip

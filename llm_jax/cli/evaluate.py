@@ -1,0 +1,65 @@
+"""evaluate: held-out loss, perplexity and bits per byte of a checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llm_jax.cli.flags import Parser, add_step, add_workdir, with_huge_pages
+from llm_jax.core import checks
+from llm_jax.core.table import UserError
+
+if TYPE_CHECKING:
+    from llm_jax.data.loader import Loader
+    from llm_jax.run.open_run import OpenRun
+
+SUFFIXES = {".jsonl": "jsonl", ".parquet": "parquet"}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate a checkpoint on the run's held-out text, or on other data."""
+    parser = Parser("evaluate", "Held-out loss, perplexity and bits per byte of a checkpoint.")
+    add_workdir(parser)
+    add_step(parser)
+    parser.add_argument("--data", help="other text: a source's name, or files (*.txt, *.jsonl, *.parquet) by a pattern")
+    parser.add_argument("--batches", type=int, default=None, help="at most so many batches (default: everything)")
+    flags, overrides = parser.read(arguments)
+    if overrides:
+        raise UserError("evaluate takes the configuration of the workdir; --config overrides belong to train")
+    checks.positive("evaluate", batches=flags.batches)
+    with_huge_pages(True)
+    from llm_jax.run import evaluate
+    from llm_jax.run.open_run import open_run
+
+    opened = open_run(flags.workdir)
+    params = opened.params(flags.step)
+    loader, rows = _loader(opened, flags.data)
+    found = evaluate.held_out(evaluate.evaluator(opened.model), params, loader, rows, flags.batches)
+    step = opened.steps[-1] if flags.step is None else flags.step
+    print(f"step {step}, {flags.data or 'held-out text'}")
+    units = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
+    for name, estimate in found.items():
+        print(f"  {name:<14} {estimate.value:.4f} ± {estimate.error:.4f}  over {estimate.count:,.0f} {units[name]}")
+    return 0
+
+
+def _loader(opened: "OpenRun", data: str | None) -> tuple["Loader", int]:
+    """Return the loader of what to evaluate on, and the rows of a batch.
+
+    Raises:
+        UserError: nothing is held out, or the data are not there.
+    """
+    from llm_jax.data.build import build
+    from llm_jax.data.sources import SOURCES
+
+    values = opened.resolved.values["data"]
+    kept = {k: values[k] for k in ("seq_len", "batch_size", "packing", "normalization")}
+    where: dict[str, Any] = {k: values[k] for k in ("source", "options", "mixture")}
+    if data in SOURCES:
+        where = {"source": data}
+    elif data is not None:
+        source = SUFFIXES.get(Path(data).suffix, "text")
+        where = {"source": source, "options": {"files": data, "validation": data}}
+    loader = build(tokenizer=opened.tokenizer, **kept, **where).validation
+    if loader is None:
+        raise UserError("this run's data hold nothing out; name other text with --data")
+    return loader, opened.resolved.values["eval"]["batch_size"] or values["batch_size"]

@@ -1,0 +1,58 @@
+"""sample: continue a text, streaming it as it is made."""
+
+import sys
+from collections.abc import Sequence
+
+from llm_jax.cli.flags import Parser, add_step, add_workdir, with_huge_pages
+from llm_jax.core import checks
+from llm_jax.core.table import UserError
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Continue a prompt with a checkpoint."""
+    parser = Parser("sample", "Continue a text with a checkpoint.")
+    add_workdir(parser)
+    add_step(parser)
+    parser.add_argument("--prompt", help="the text to continue")
+    parser.add_argument("--tokens", type=int, default=128, help="how many tokens (default 128)")
+    parser.add_argument("--temperature", type=float, default=0.8, help="divides the logits (default 0.8)")
+    parser.add_argument("--top_k", type=int, default=None, help="only the k most probable tokens")
+    parser.add_argument("--top_p", type=float, default=1.0, help="only the most probable tokens up to this probability")
+    parser.add_argument("--min_p", type=float, default=0.0, help="only tokens this probable beside the best one")
+    parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: what was said is less likely")
+    parser.add_argument("--greedy", action="store_true", help="always the most probable token")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--num", type=int, default=1, help="how many continuations")
+    flags, overrides = parser.read(arguments)
+    if overrides:
+        raise UserError("sample takes the configuration of the workdir; --config overrides belong to train")
+    checks.positive("sample", num=flags.num)
+    checks.non_negative("sample", seed=flags.seed)
+    if flags.prompt is None:
+        raise UserError('--prompt is missing; give the text to continue, such as --prompt="My fellow citizens"')
+    with_huge_pages(True)
+    from llm_jax.run.generate import pieces
+    from llm_jax.run.open_run import open_run
+    from llm_jax.run.sections import Sample
+
+    temperature = 0.0 if flags.greedy else flags.temperature
+    section = Sample(
+        tokens=flags.tokens, temperature=temperature, top_k=flags.top_k, top_p=flags.top_p, min_p=flags.min_p,
+        repetition_penalty=flags.repetition_penalty,
+    )  # fmt: skip
+    opened = open_run(flags.workdir)
+    made = pieces(
+        opened.model, opened.params(flags.step), opened.tokenizer, flags.prompt, section, seed=flags.seed, num=flags.num
+    )
+    if flags.num == 1:
+        sys.stdout.write(flags.prompt)
+        for _, piece in made:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        print()
+        return 0
+    texts = [flags.prompt] * flags.num
+    for number, piece in made:
+        texts[number] += piece
+    print("\n\n---\n\n".join(texts))
+    return 0

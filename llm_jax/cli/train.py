@@ -1,0 +1,45 @@
+"""train: a recipe in a workdir, from the beginning or from the newest checkpoint."""
+
+from collections.abc import Sequence
+
+from llm_jax.cli.flags import Parser, add_workdir, with_huge_pages
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Train, evaluate, and say what came of it."""
+    parser = Parser("train", "Train a recipe; a workdir that holds checkpoints is gone on with.")
+    parser.add_argument("--config", required=True, help="configs/RECIPE.py[:argument]; --config.a.b=value overrides")
+    add_workdir(parser)
+    parser.add_argument("--allow_config_change", action="store_true", help="resume although the recipe differs")
+    parser.add_argument("--no_huge_pages", action="store_true", help="leave malloc as it is")
+    flags, overrides = parser.read(arguments)
+    with_huge_pages(not flags.no_huge_pages and ("launch.huge_pages", "False") not in overrides)
+    from llm_jax.run import config as configs
+
+    config = configs.resolve(configs.load_recipe(flags.config), overrides)
+    return _train(config, flags.workdir, flags.allow_config_change)
+
+
+def _train(config, path: str, allow_change: bool) -> int:
+    from llm_jax.cli import STOPPED
+    from llm_jax.run import build, report, resume, train
+    from llm_jax.run.open_run import open_run
+    from llm_jax.run.signals import Stop, Stopped
+    from llm_jax.store.workdir import Workdir
+
+    workdir = Workdir(path)
+    resume.check_place(path)
+    build.check(config)
+    resumed = resume.check_config(workdir, config, allow_change=allow_change)
+    source = path if resumed else config.values["init_from"]
+    with Stop() as stop:
+        run = build.build(config, words=open_run(source).tokenizer if source else None)
+        resume.start(run, workdir, resumed=resumed)
+        print(report.opening(run, workdir, resumed), flush=True)
+        try:
+            outcome = train.train(run, workdir, stop)
+        except Stopped as stopped:
+            print(f"{stopped}; run the same command again to go on", flush=True)
+            return STOPPED
+    print(report.closing(run, workdir, outcome), flush=True)
+    return 0

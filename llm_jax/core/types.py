@@ -1,0 +1,141 @@
+"""The central types: what flows along the line from a batch to a new state.
+
+`Batch` is a dictionary with one documented vocabulary; rows are B × T:
+
+| key | dtype | meaning, default when absent |
+|---|---|---|
+| tokens | int32 [B,T] | model inputs; the only required key |
+| targets | int32 [B,T] | what each position predicts; already shifted by `data` |
+| weights | float32 [B,T] | loss weight of each target; default 1 |
+| segments | int32 [B,T] | document number in the row, from 1; 0 is padding; default 1 |
+| positions | int32 [B,T] | position within the segment; default counts from 0 |
+| bytes | int32 [B,T] | raw UTF-8 bytes that each target stands for |
+| document, domain | int64 [B,T], int32 [B] | provenance and mixture component |
+
+`source_*`, `chosen_*`, `rejected_*`, `label`, `tags`, `spans` belong to the objectives that use them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+Array = Any  # a jax.Array, a numpy array or a tracer
+Params = dict[str, Any]  # a plain nested dictionary of arrays
+Batch = dict[str, Array]
+Cache = Any
+Key = Array
+
+
+class Mean(NamedTuple):
+    """A weighted mean that is kept as a sum until it is printed; `+` merges two exactly.
+
+    `total` may be a tree (gradients are Means too); `weight` is a scalar.
+    """
+
+    total: Any
+    weight: Array
+
+    def __add__(self, other: "Mean") -> "Mean":  # type: ignore[override]  # a sum of means, not of tuples
+        return Mean(jax.tree.map(jnp.add, self.total, other.total), self.weight + other.weight)
+
+    @property
+    def value(self) -> Any:
+        """total / weight, and 0 where the weight is 0."""
+        scale = jnp.where(self.weight == 0, 0.0, 1.0 / jnp.where(self.weight == 0, 1.0, self.weight))
+        return jax.tree.map(lambda t: t * scale, self.total)
+
+
+Stats = dict[str, Mean]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One parameter, declared once: everything else about it (values, shardings, masks, tables) derives from this.
+
+    shape: of the whole leaf, the layer axis included.
+    axes: one logical name a dimension (`layer embed mlp heads kv head vocab expert`), or None.
+    init: (key, shape of one layer) -> float32 array; a leading `layer` axis is drawn layer by layer.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    init: Callable[[Key, tuple[int, ...]], Array]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model returns for a batch.
+
+    hidden: [B,T,D] before the output head.
+    head: hidden [..., D] -> float32 logits [..., V], soft-caps included; chunked losses call it themselves.
+    aux: whatever the model adds to the loss or the log (router balance, KL).
+    extras: on request (pooled states, attention maps).
+    """
+
+    hidden: Array
+    head: Callable[[Array], Array]
+    aux: Mapping[str, Mean] = field(default_factory=dict)
+    extras: Mapping[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def logits(self) -> Array:
+        """float32 [B,T,V], computed on first use."""
+        return self.head(self.hidden)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """Pure functions of parameters; an entry of `MODELS` is a frozen dataclass of plain fields.
+
+    `declarations` names every parameter by its path ("blocks/attention/query") before any is made.
+    """
+
+    def declarations(self) -> dict[str, Declaration]: ...
+    def init(self, key: Key) -> Params: ...
+    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs: ...
+
+
+@runtime_checkable
+class Decodes(Model, Protocol):
+    """A model that continues a text; its cache is an explicit argument and result.
+
+    `prefill` reads whole prompts into an empty cache: rows are right-aligned, so that padding (`segments` 0) comes
+    first and all rows end together; `extend` reads tokens [B,n] that follow each row's last one.
+    """
+
+    def empty_cache(self, batch_size: int, max_len: int) -> Cache: ...
+    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]: ...
+    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]: ...
+
+
+class Objective(Protocol):
+    """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout."""
+
+    def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """All that changes during training: step (int32), params, optimizer state, PRNG key, and what learners add."""
+
+    step: Array
+    params: Params
+    opt: Any
+    key: Key
+    extra: dict[str, Any]
+
+
+class Learner(NamedTuple):
+    """All that the training loop knows of learning: how a state begins, and how a batch changes it."""
+
+    init: Callable[[Key], State]
+    update: Callable[[State, Batch], tuple[State, Stats]]
+
+
+# (params, batch, key) -> (gradients as a Mean of a tree, loss, statistics): what accumulate and the like compose.
+GradientRule = Callable[[Params, Batch, Key | None], tuple[Mean, Mean, Stats]]

@@ -1,0 +1,1 @@
+"""What a model costs: FLOPs a token and a step, and what a chip gives."""

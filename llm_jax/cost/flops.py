@@ -1,0 +1,29 @@
+"""Model FLOPs, counted from declared parameters: 6 a weight of a matrix product and token, plus attention.
+
+Embedding look-ups and vectors cost nothing; a tied table counts once, as the output head. Attention is
+12 · L · H · K · T a token, forward and backward (Chowdhery et al. 2022, app. B), half of it where it is causal.
+"""
+
+import math
+from collections.abc import Mapping
+
+from llm_jax.core.types import Declaration
+
+
+def matmul_parameters(declared: Mapping[str, Declaration]) -> int:
+    """Return the number of weights that take part in a matrix product for every token."""
+    tables = [p for p, d in declared.items() if "vocab" in d.axes]
+    idle = tables[:-1] if len(tables) > 1 else []  # with an untied head, the embedding table is only looked up
+    return sum(math.prod(d.shape) for p, d in declared.items() if p not in idle and _is_matrix(p, d))
+
+
+def _is_matrix(path: str, d: Declaration) -> bool:
+    dims = [a for a in d.axes if a != "layer"]
+    return len(dims) > 1 and not path.endswith("bias") and dims[0] is not None
+
+
+def per_token(declared: Mapping[str, Declaration], seq_len: int, *, causal: bool = True) -> float:
+    """Return the FLOPs of training on one token, forward and backward, in a text of `seq_len` tokens."""
+    queries = [d for p, d in declared.items() if p.endswith("/query")]
+    attention = sum(12 * d.shape[0] * math.prod(d.shape[-2:]) * seq_len for d in queries)
+    return 6.0 * matmul_parameters(declared) + attention * (0.5 if causal else 1.0)

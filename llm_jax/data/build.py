@@ -1,0 +1,207 @@
+"""From names and plain arguments to the loaders of a run, and to the texts that its tokenizer is trained on."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from llm_jax.core.table import UserError, choices, lookup, nearest
+from llm_jax.data.documents import Document, Documents
+from llm_jax.data.loader import Loader
+from llm_jax.data.order import shares
+from llm_jax.data.packing import PACKINGS, Rows, join
+from llm_jax.data.sources import SOURCES, open_source
+from llm_jax.text import cache, shards
+from llm_jax.text.base import Tokenizer
+from llm_jax.text.normalize import normalize
+from llm_jax.text.options import check
+from llm_jax.text.shards import Shard
+
+log = logging.getLogger(__name__)
+
+
+class Data(NamedTuple):
+    """The loaders of a run; validation is None where nothing is held out. The fingerprint says what the data are."""
+
+    train: Loader
+    validation: Loader | None
+    fingerprint: str
+
+
+class Component(NamedTuple):
+    """One member of a mixture."""
+
+    source: str
+    options: Mapping[str, Any]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The normalised documents of one split of one component; iterating anew reads anew."""
+
+    documents: Documents
+    options: Mapping[str, Any]
+    domain: int
+
+    @property
+    def fingerprint(self) -> str:
+        return cache.key(self.documents.fingerprint, dict(self.options), self.domain, version=1)
+
+    def __iter__(self) -> Iterator[Document]:
+        for document in self.documents:
+            try:
+                text = normalize(document.text, **self.options)
+            except UserError as error:
+                raise UserError(f"{document.name}: {error}") from None
+            if text:
+                yield document._replace(text=text, domain=self.domain)
+
+
+def build(
+    *,
+    tokenizer: Tokenizer,
+    seq_len: int,
+    batch_size: int,
+    source: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    mixture: Sequence[Mapping[str, Any]] | None = None,
+    normalization: Mapping[str, Any] | None = None,
+    packing: str = "concatenate",
+    seed: int = 0,
+    train_bytes: bool = False,
+    cache_dir: str | Path | None = None,
+) -> Data:
+    """Return the loaders of a run, with the token shards written into the cache if they are not there.
+
+    Args:
+        tokenizer: encodes the documents.
+        seq_len: T, the length of a row.
+        batch_size: B, the rows of a global batch.
+        source: a key of `SOURCES`, with its `options`; or instead
+        mixture: [{"source": …, "options": {…}, "weight": 1.0}, …].
+        normalization: the options of `text.normalize.normalize`.
+        packing: a key of `PACKINGS`.
+        seed: chooses the order.
+        train_bytes: put `bytes` into the training batches too; validation always has them.
+        cache_dir: the cache's folder (default: `text.cache.folder()`).
+
+    Raises:
+        UserError: whatever is wrong with the arguments or the data; the message names the key.
+    """
+    for name, value in (("seq_len", seq_len), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"data.{name}={value!r} must be a positive integer")
+    parts = components(source, options, mixture)
+    pack = lookup(PACKINGS, packing, "data.packing")
+    pad_id = next((i for i in (tokenizer.pad_id, tokenizer.eos_id) if i is not None), 0)
+    fingerprints: list[str] = []
+
+    def loader(split: str) -> Loader | None:
+        evaluation = split == "validation"
+        corpora: list[Rows] = []
+        weights = []
+        for domain, part in enumerate(parts):
+            found = open_shards(part, split, domain, tokenizer, normalization, cache_dir)
+            fingerprints.extend([split, *(shard.fingerprint for shard in found)])
+            packed = [
+                pack(shard, seq_len, seed=seed, evaluation=evaluation, pad_id=pad_id, cache_dir=cache_dir)
+                for shard in found
+            ]
+            if packed:
+                corpora.append(join(packed))
+                weights.append(part.weight)
+        counted = tokenizer.token_bytes if evaluation or train_bytes else None
+        return Loader(corpora, weights, batch_size, seed, counted) if corpora else None
+
+    train, validation = loader("train"), loader("validation")
+    if train is None:
+        raise UserError("the data have no training split; give data.options.train or data.options.files")
+    return Data(train, validation, cache.key(fingerprints, version=1))
+
+
+def training_texts(
+    *,
+    source: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    mixture: Sequence[Mapping[str, Any]] | None = None,
+    normalization: Mapping[str, Any] | None = None,
+) -> tuple[Callable[[], Iterator[str]], str]:
+    """Return (texts, fingerprint) of the training split, as `text.tokenizers.build` takes them.
+
+    Raises:
+        UserError: as `build`; also where the data are token shards, which hold no text.
+    """
+    corpora = []
+    for domain, part in enumerate(components(source, options, mixture)):
+        documents = open_source(part.source, part.options, "train")
+        if not isinstance(documents, Documents):
+            raise UserError(
+                f"data.source={part.source!r} holds no text to train a tokenizer on; load the one it was made with"
+            )
+        corpora.append(Texts(documents, check(normalize, normalization or {}, "data.normalization"), domain))
+    return lambda: (d.text for corpus in corpora for d in corpus), cache.key(
+        [c.fingerprint for c in corpora], version=1
+    )
+
+
+def components(
+    source: str | None, options: Mapping[str, Any] | None, mixture: Sequence[Mapping[str, Any]] | None
+) -> list[Component]:
+    """Return the mixture that the arguments describe; a single source is a mixture of one.
+
+    Raises:
+        UserError: both or neither are given, a member has an unknown key, or a weight is not a positive number.
+    """
+    if (source is None) == (not mixture):
+        raise UserError(f"data: give either `source` (one of: {choices(SOURCES)}) or `mixture`, a list of them")
+    if source is not None:
+        return [Component(source, options or {}, 1.0)]
+    if options:
+        raise UserError("data.options belongs to data.source; in data.mixture each member has `options` of its own")
+    found = []
+    for i, member in enumerate(mixture or ()):
+        for key in member:
+            if key not in Component._fields:
+                raise UserError(
+                    f"data.mixture[{i}].{key} is not known; accepted: {choices(Component._fields)}"
+                    f"{nearest(str(key), Component._fields)}"
+                )
+        if "source" not in member:
+            raise UserError(f"data.mixture[{i}].source is required; choose one of: {choices(SOURCES)}")
+        found.append(Component(member["source"], member.get("options") or {}, member.get("weight", 1.0)))
+    shares([part.weight for part in found])
+    return found
+
+
+def open_shards(
+    part: Component,
+    split: str,
+    domain: int,
+    tokenizer: Tokenizer,
+    normalization: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+) -> list[Shard]:
+    """Return the token shards of one split of one component; [] where it has nothing held out.
+
+    Raises:
+        UserError: as `build`; also where given shards were made with another tokenizer.
+    """
+    chosen = check(normalize, normalization or {}, "data.normalization")
+    opened = open_source(part.source, part.options, split)
+    if opened is None:
+        return []
+    if not isinstance(opened, Documents):
+        for shard in opened:
+            if shard.meta["tokenizer"] != tokenizer.fingerprint:
+                raise UserError(f"data.source={part.source!r}: a {split} shard was made with another tokenizer")
+        return list(opened)
+    texts = Texts(opened, chosen, domain)
+    try:
+        return [shards.build(texts, tokenizer, texts.fingerprint, cache_dir)]
+    except shards.EmptyError as error:
+        if split == "train":
+            raise UserError(f"data.source={part.source!r}: {error}") from None
+        log.warning("data.source=%r holds nothing out: every document is in the training split", part.source)
+        return []

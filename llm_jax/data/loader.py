@@ -1,0 +1,176 @@
+"""The loader: batches as a pure function of (seed, step), the same for any number of hosts."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from llm_jax.core.table import UserError
+from llm_jax.data.features import Fields, raw_bytes
+from llm_jax.data.order import interleave, keys, permute, shares
+from llm_jax.data.packing import Rows, place
+
+SHUFFLE = 1 << 32  # + component: what the random numbers are for
+BLOCK = 4096  # the order is computed for so many examples at a time
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches of packed rows from one corpus, or a mixture of several.
+
+    Every batch has the same fields with the same shapes. `domain` int32 [B] says which component a row is from, where
+    there are several; `bytes` is there if `token_bytes` is.
+
+    Attributes:
+        components: the packed corpora.
+        weights: their shares of the examples, in any unit.
+        batch_size: rows of the global batch, over all hosts.
+        seed: chooses the order.
+        token_bytes: int32 [V] raw bytes of each id, or None to leave out the field `bytes`.
+    """
+
+    components: Sequence[Rows]
+    weights: Sequence[float]
+    batch_size: int
+    seed: int = 0
+    token_bytes: np.ndarray | None = None
+    _order: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts, sizes = shares(self.weights), [rows.count for rows in self.components]
+        compute = lru_cache(maxsize=4)(lambda block: order(block * BLOCK + np.arange(BLOCK), parts, sizes, self.seed))
+        object.__setattr__(self, "_order", compute)
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Rows in all components together; components of a mixture come round by their weights, not together."""
+        return sum(rows.count for rows in self.components)
+
+    def batch(self, step: int) -> Fields:
+        """Return the global batch of `step` (from 0)."""
+        return self.local(step, 0, 1)
+
+    def local(self, step: int, process_index: int, process_count: int) -> Fields:
+        """Return the rows of the global batch that belong to one process of several: a contiguous slice.
+
+        Raises:
+            UserError: the batch does not divide by the number of processes.
+        """
+        size = self._share(self.batch_size, process_count)
+        first = step * self.batch_size + process_index * size
+        return self._assemble(*self._examples(first, first + size))
+
+    def once(
+        self, batch_size: int, process_index: int = 0, process_count: int = 1, limit: int | None = None
+    ) -> Iterator[Fields]:
+        """Yield every row exactly once, in order, always with `weights`; the last batch is padded with weight 0.
+
+        Args:
+            batch_size: rows of the global batch.
+            process_index: which slice of each batch to yield,
+            process_count: of how many; all processes see the same number of batches.
+            limit: stop after so many batches.
+        """
+        size = self._share(batch_size, process_count)
+        ends = np.cumsum([rows.count for rows in self.components])
+        starts = range(0, int(ends[-1]), batch_size)[:limit]
+        for start in starts:
+            n = start + process_index * size + np.arange(size)
+            real = np.minimum(n, ends[-1] - 1)
+            component = np.searchsorted(ends, real, side="right")
+            row = real - np.concatenate([[0], ends])[component]
+            yield self._assemble(component, row, np.zeros_like(row), weighted=n < ends[-1])
+
+    def prefetch(
+        self, start_step: int = 0, process_index: int = 0, process_count: int = 1, depth: int = 2
+    ) -> Iterator[Fields]:
+        """Yield the batches from `start_step` on, made up to `depth` ahead by a thread; depth 0 needs no thread.
+
+        The thread's error is raised here; it ends when the iterator is closed or dropped.
+        """
+        steps = iter(range(start_step, 1 << 62))
+        batches = (self.local(step, process_index, process_count) for step in steps)
+        return ahead(batches, depth) if depth else batches
+
+    def _share(self, batch_size: int, process_count: int) -> int:
+        if batch_size % process_count:
+            raise UserError(f"data.batch_size={batch_size} does not divide by {process_count} processes")
+        return batch_size // process_count
+
+    def _examples(self, start: int, stop: int) -> list[np.ndarray]:
+        """Return (component, row, epoch) of examples start to stop."""
+        blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
+        found = [[part[max(0, start - b * BLOCK) : stop - b * BLOCK] for part in self._order(b)] for b in blocks]
+        return found[0] if len(found) == 1 else [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+    def _assemble(
+        self, component: np.ndarray, row: np.ndarray, epoch: np.ndarray, weighted: np.ndarray | None = None
+    ) -> Fields:
+        """Return the batch of these rows; `weighted` bool [B] sets the weights of the others to 0."""
+        if len(self.components) == 1:
+            fields = self.components[0].gather(row, epoch)
+        else:
+            fields = {}
+            for c in np.unique(component):
+                at = np.flatnonzero(component == c)
+                place(fields, at, self.components[c].gather(row[at], epoch[at]), len(row))
+            fields["domain"] = component.astype(np.int32)
+        if weighted is not None:
+            weights = fields.get("weights", np.ones(fields["tokens"].shape, np.float32))
+            fields["weights"] = weights * weighted[:, None].astype(np.float32)
+            if "segments" in fields:
+                fields["segments"] = fields["segments"] * weighted[:, None].astype(np.int32)
+        if self.token_bytes is not None:
+            fields["bytes"] = raw_bytes(fields, self.token_bytes)
+        return fields
+
+
+def order(n: np.ndarray, parts: Sequence[int], sizes: Sequence[int], seed: int) -> tuple[np.ndarray, ...]:
+    """Return (component, row, epoch), int64 [n], of examples n: each component goes through its rows epoch by epoch.
+
+    Within an epoch every row of a component comes exactly once, in an order that (seed, component, epoch) chooses.
+    """
+    component, index = interleave(n, parts)
+    row, epoch = np.empty_like(n), np.empty_like(n)
+    for c, size in enumerate(sizes):
+        at = np.flatnonzero(component == c)
+        epoch[at] = index[at] // size
+        row[at] = permute(index[at] % size, size, keys(seed, SHUFFLE + c, epoch[at]))
+    return component, row, epoch
+
+
+def ahead(items: Iterator[Fields], depth: int) -> Iterator[Fields]:
+    """Yield `items`, made up to `depth` ahead by a thread; its error is raised here."""
+    ready: queue.Queue = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(item: object) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def produce() -> None:
+        try:
+            for item in items:
+                put(item)
+                if stopped.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # handed over, not swallowed
+            put(error)
+
+    thread = threading.Thread(target=produce, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join(timeout=5.0)

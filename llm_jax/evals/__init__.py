@@ -1,0 +1,5 @@
+"""Judging models: sums over batches, merged exactly, and errors stated beside each number."""
+
+EVALS = {
+    "perplexity": "llm_jax.evals.perplexity:perplexity",
+}

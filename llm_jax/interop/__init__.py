@@ -1,0 +1,1 @@
+"""Models of other ecosystems, in and out, as streams of (name, array)."""

@@ -1,0 +1,194 @@
+"""Hugging Face's names and layouts of tensors, one two-way map per family, as data.
+
+A map is a tuple of rules. Each says which of our parameters lie in one foreign tensor, and how; a name with `{layer}`
+stands for one tensor a layer, while ours are stacked on a leading axis. `to_hf` and `from_hf` turn streams of
+(name, array) into each other: at no time do they hold more than the leaves that are still incomplete.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from llm_jax.core.table import UserError, nearest
+
+Shape = tuple[int, ...]
+Stream = Iterable[tuple[str, np.ndarray]]
+
+NAMES = {
+    "gpt2": "llm_jax.interop.names.gpt2:NAMES",
+    "llama": "llm_jax.interop.names.llama:NAMES",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One foreign tensor: its name, the paths of ours that it holds side by side, and the layout.
+
+    layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
+    `out_in` as [O,I] (torch.nn.Linear). inputs: how many of our leading dimensions are I. Several parts lie side by
+    side along O.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    layout: str
+    inputs: int = 0
+
+    def encode(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the foreign tensor of our arrays (of one layer)."""
+        if self.layout == "same":
+            return parts[0]
+        rows = [p.reshape(math.prod(p.shape[: self.inputs]), -1) for p in parts]
+        matrix = np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
+        return {"vector": matrix[0], "in_out": matrix, "out_in": matrix.T}[self.layout]
+
+    def decode(self, tensor: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
+        """Return our arrays, of these shapes, that `encode` made `tensor` of."""
+        if self.layout == "same":
+            return [tensor]
+        matrix = {"vector": tensor[None], "in_out": tensor, "out_in": tensor.T}[self.layout]
+        ends = np.cumsum([math.prod(s[self.inputs :]) for s in shapes])[:-1]
+        return [part.reshape(s) for part, s in zip(np.split(matrix, ends, axis=1), shapes, strict=True)]
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Return the shape of the foreign tensor that holds ours of these shapes."""
+        if self.layout == "same":
+            return shapes[0]
+        rows, columns = math.prod(shapes[0][: self.inputs]), sum(math.prod(s[self.inputs :]) for s in shapes)
+        return {"vector": (columns,), "in_out": (rows, columns), "out_in": (columns, rows)}[self.layout]
+
+
+def same(theirs: str, ours: str) -> Rule:
+    """A tensor that is the same on both sides: a table, a norm."""
+    return Rule(theirs, (ours,), "same")
+
+
+def vector(theirs: str, *ours: str) -> Rule:
+    """Biases, flattened and side by side."""
+    return Rule(theirs, ours, "vector")
+
+
+def conv1d(theirs: str, *ours: str, inputs: int = 1) -> Rule:
+    """Kernels [*I,*O] as one matrix [I,O]: the `Conv1D` of GPT-2."""
+    return Rule(theirs, ours, "in_out", inputs)
+
+
+def linear(theirs: str, *ours: str, inputs: int = 1) -> Rule:
+    """Kernels [*I,*O] as one matrix [O,I]: `torch.nn.Linear`."""
+    return Rule(theirs, ours, "out_in", inputs)
+
+
+@dataclass(frozen=True)
+class NameMap:
+    """All tensors of a family.
+
+    prefix: of names, which some files leave out. ignored: patterns (full match) of buffers that hold no parameter.
+    copies: names that files may repeat where the model ties them, each with the tensor that it must equal.
+    """
+
+    rules: tuple[Rule, ...]
+    prefix: str = ""
+    ignored: tuple[str, ...] = ()
+    copies: Mapping[str, str] = field(default_factory=dict)
+
+
+class Slot(NamedTuple):
+    """Where a foreign tensor belongs: its rule, its layer (None: not of a stack), and our shapes (of one layer)."""
+
+    rule: Rule
+    layer: int | None
+    shapes: list[Shape]
+
+
+def slots(names: NameMap, shapes: Mapping[str, Shape]) -> dict[str, Slot]:
+    """Return {foreign name: Slot} of every tensor of a model whose parameters have these shapes, stacks included.
+
+    Raises:
+        ValueError: when the map does not place every path of `shapes` exactly once.
+    """
+    table: dict[str, Slot] = {}
+    placed: list[str] = []
+    for rule in names.rules:
+        if not all(path in shapes for path in rule.ours):
+            continue
+        placed += rule.ours
+        wholes = [tuple(shapes[path]) for path in rule.ours]
+        if "{layer}" not in rule.theirs:
+            table[rule.theirs] = Slot(rule, None, wholes)
+            continue
+        for layer in range(wholes[0][0]):
+            table[rule.theirs.format(layer=layer)] = Slot(rule, layer, [s[1:] for s in wholes])
+    if sorted(placed) != sorted(shapes):
+        raise ValueError(f"the map of names does not place {sorted(set(shapes) ^ set(placed))} exactly once")
+    return table
+
+
+def to_hf(names: NameMap, shapes: Mapping[str, Shape], leaves: Stream) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (foreign name, array) for our (path, array), each as soon as all that it holds has come.
+
+    Raises:
+        ValueError: a path that `shapes` lacks, one of another shape, or one that did not come.
+    """
+    table, waiting = slots(names, shapes), dict[str, np.ndarray]()
+    for path, leaf in leaves:
+        if tuple(leaf.shape) != tuple(shapes.get(path, ())):
+            raise ValueError(f"{path} has shape {tuple(leaf.shape)}, expected {shapes.get(path, 'no such parameter')}")
+        waiting[path] = np.asarray(leaf)
+        ready = {n: s for n, s in table.items() if path in s.rule.ours and all(p in waiting for p in s.rule.ours)}
+        for name, slot in ready.items():
+            parts = [waiting[p] if slot.layer is None else waiting[p][slot.layer] for p in slot.rule.ours]
+            yield name, slot.rule.encode(parts)
+            del table[name]
+        needed = {p for slot in table.values() for p in slot.rule.ours}
+        waiting = {p: a for p, a in waiting.items() if p in needed}
+    if table:
+        raise ValueError(f"these parameters did not come: {sorted({p for s in table.values() for p in s.rule.ours})}")
+
+
+def from_hf(names: NameMap, shapes: Mapping[str, Shape], tensors: Stream) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield our (path, array) for (foreign name, array), each as soon as all its layers have come.
+
+    Raises:
+        UserError: an unknown tensor, one of another shape, one that comes twice, or one that does not come.
+    """
+    table = slots(names, shapes)
+    known = set(table)
+    tied = {name: original for name, original in names.copies.items() if name not in known}
+    tables: dict[str, np.ndarray] = {}  # what tied tensors must equal
+    filled: dict[str, np.ndarray] = {}
+    left = {path: shapes[path][0] for slot in table.values() if slot.layer is not None for path in slot.rule.ours}
+    for raw, tensor in tensors:
+        name = raw if raw.startswith(names.prefix) or raw in names.copies else names.prefix + raw
+        if any(re.fullmatch(pattern, name) for pattern in names.ignored):
+            continue
+        if name in tied or name in tied.values():
+            original = tied.get(name, name)
+            if not np.array_equal(tables.setdefault(original, tensor), tensor):
+                raise UserError(
+                    f"tensors {original!r} and its copy differ, and this model ties them; try model.tied=False"
+                )
+        if name in tied:
+            continue
+        slot = table.pop(name, None)
+        if slot is None:
+            raise UserError(
+                f"tensor {raw!r} {'comes twice' if name in known else 'is not known' + nearest(name, table)}"
+            )
+        wanted = slot.rule.shape(slot.shapes)
+        if tuple(tensor.shape) != wanted:
+            raise UserError(f"tensor {raw!r} has shape {tuple(tensor.shape)}; this model needs {wanted}")
+        for path, part in zip(slot.rule.ours, slot.rule.decode(np.asarray(tensor), slot.shapes), strict=True):
+            if slot.layer is None:
+                yield path, part
+                continue
+            stack = filled.setdefault(path, np.empty(shapes[path], part.dtype))
+            stack[slot.layer] = part
+            left[path] -= 1
+            if not left[path]:
+                yield path, filled.pop(path)
+    if table:
+        raise UserError(f"{len(table)} tensor(s) are missing: {', '.join(sorted(table)[:5])}")

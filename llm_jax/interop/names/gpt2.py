@@ -1,0 +1,34 @@
+"""GPT-2 of Hugging Face: `Conv1D` kernels [in, out], query, key and value in one; the head is the token table."""
+
+from llm_jax.interop.names import NameMap, conv1d, same, vector
+
+H = "transformer.h.{layer}"
+
+NAMES = NameMap(
+    prefix="transformer.",
+    ignored=(r"transformer\.h\.\d+\.attn\.(masked_)?bias",),  # causal masks that old files carry
+    copies={"lm_head.weight": "transformer.wte.weight"},
+    rules=(
+        same("transformer.wte.weight", "embed/tokens"),
+        same("transformer.wpe.weight", "embed/positions"),
+        same(f"{H}.ln_1.weight", "blocks/attention_norm/scale"),
+        same(f"{H}.ln_1.bias", "blocks/attention_norm/bias"),
+        conv1d(f"{H}.attn.c_attn.weight", "blocks/attention/query", "blocks/attention/key", "blocks/attention/value"),
+        vector(
+            f"{H}.attn.c_attn.bias",
+            "blocks/attention/query_bias",
+            "blocks/attention/key_bias",
+            "blocks/attention/value_bias",
+        ),
+        conv1d(f"{H}.attn.c_proj.weight", "blocks/attention/out", inputs=2),
+        vector(f"{H}.attn.c_proj.bias", "blocks/attention/out_bias"),
+        same(f"{H}.ln_2.weight", "blocks/mlp_norm/scale"),
+        same(f"{H}.ln_2.bias", "blocks/mlp_norm/bias"),
+        conv1d(f"{H}.mlp.c_fc.weight", "blocks/mlp/up"),
+        vector(f"{H}.mlp.c_fc.bias", "blocks/mlp/up_bias"),
+        conv1d(f"{H}.mlp.c_proj.weight", "blocks/mlp/down"),
+        vector(f"{H}.mlp.c_proj.bias", "blocks/mlp/down_bias"),
+        same("transformer.ln_f.weight", "final_norm/scale"),
+        same("transformer.ln_f.bias", "final_norm/bias"),
+    ),
+)

@@ -1,0 +1,149 @@
+"""Scaled dot-product attention (Vaswani et al. 2017, eq. 1) with grouped queries (Ainslie et al. 2023).
+
+`plain` is the reference. `blockwise` walks over blocks of queries and, where attention is causal, reads only the keys
+that a block may see; the scores of one block are all that is ever stored, so memory is linear in T.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+NEGATIVE = -1e30
+Segments = tuple[Int[Array, "B T"], Int[Array, "B S"]]
+
+
+def plain(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    *,
+    causal: bool = True,
+    offset: int | Int[Array, ""] = 0,
+    segments: Segments | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+) -> Float[Array, "B T H K"]:
+    """Return softmax(scale · q kᵀ) v over the keys that each query may see.
+
+    Args:
+        causal: query t sees keys up to slot offset + t.
+        offset: the slot of the first query (that of a cache's end), static or traced.
+        segments: numbers of queries and keys; a query sees only keys of its own number.
+        window: a query sees at most this many keys back, itself included.
+        scale: default K^-1/2.
+        softcap: c · tanh(scores / c) before the mask (Gemma 2).
+    """
+    B, T, H, K = q.shape
+    S, G = k.shape[1], k.shape[2]
+    R = H // G
+    q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
+    # Batch dimensions first: XLA's CPU backend multiplies small matrices fastest so.
+    q = q.reshape(B, T, G, R, K).transpose(0, 2, 3, 1, 4).reshape(B, G, R * T, K)
+    scores = jnp.einsum("bgnk,bgsk->bgns", q, k.swapaxes(1, 2), preferred_element_type=jnp.float32)
+    scores = scores.reshape(B, G, R, T, S)
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window)
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, NEGATIVE)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(B, G, R * T, S)
+    mixed = jnp.einsum("bgns,bgsk->bgnk", weights, v.swapaxes(1, 2)).reshape(B, G, R, T, K)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+
+
+def visible(
+    T: int,
+    S: int,
+    *,
+    causal: bool,
+    offset: int | Int[Array, ""],
+    segments: Segments | None,
+    window: int | None,
+) -> Array | None:
+    """Return the mask, broadcastable to [B,G,R,T,S], of the keys that each query may see; None when it sees all."""
+    distance = offset + jnp.arange(T)[:, None] - jnp.arange(S)[None, :]
+    allowed = None
+    if causal:
+        allowed = distance >= 0
+    if window is not None:
+        near = distance < window
+        allowed = near if allowed is None else allowed & near
+    if segments is not None:
+        same = (segments[0][:, :, None] == segments[1][:, None, :])[:, None, None]
+        allowed = same if allowed is None else allowed & same
+    return allowed
+
+
+def blockwise(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B S G K"],
+    v: Float[Array, "B S G K"],
+    *,
+    causal: bool = True,
+    offset: int | Int[Array, ""] = 0,
+    segments: Segments | None = None,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    block: int = 128,
+    unrolled: int = 8,
+) -> Float[Array, "B T H K"]:
+    """Return what `plain` returns, one block of queries at a time (Rabe & Staats 2021).
+
+    Up to four blocks stand one after the other and keep their scores for the gradient; more stand in at most `unrolled`
+    spans, each a loop that makes its scores again. A block or span reads only the keys that causality and the window
+    leave to it.
+    """
+    options: dict[str, Any] = {"causal": causal, "window": window, "scale": scale, "softcap": softcap}
+    T, S, blocks = q.shape[1], k.shape[1], math.ceil(q.shape[1] / block)
+    if blocks == 1:
+        return plain(q, k, v, offset=offset, segments=segments, **options)
+    if not isinstance(offset, int):
+        return _looped(q, k, v, offset, segments, block=block, options=options)
+    one = _plain(options) if blocks <= 4 else partial(_looped, block=block, options=options)
+    # A loop of one turn is none to the compiler, which then merges the recomputed scores with the first ones.
+    span = block if blocks <= 4 else block * max(2, math.ceil(blocks / unrolled))
+    parts = []
+    for start in range(0, T, span):
+        stop = min(start + span, T)
+        first = max(0, offset + start - window + 1) if window is not None else 0
+        last = min(S, offset + stop) if causal else S
+        seen = None if segments is None else (segments[0][:, start:stop], segments[1][:, first:last])
+        parts.append(one(q[:, start:stop], k[:, first:last], v[:, first:last], offset + start - first, seen))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _looped(
+    q: Array, k: Array, v: Array, offset: Any, segments: Segments | None, *, block: int, options: dict[str, Any]
+) -> Array:
+    """The blocks of queries in one `lax.map`: compile time and memory stay flat in their number."""
+    B, T, H, K = q.shape
+    blocks = math.ceil(T / block)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, ((0, 0), (0, blocks * block - T)) + ((0, 0),) * (x.ndim - 2))
+        return jnp.moveaxis(padded.reshape(B, blocks, block, *x.shape[2:]), 1, 0)
+
+    def one(xs: tuple[Array, ...]) -> Array:
+        seen = None if segments is None else (xs[2], segments[1])
+        return jax.checkpoint(_plain(options))(xs[0], k, v, xs[1], seen)
+
+    starts = offset + block * jnp.arange(blocks)
+    rows = (split(q), starts) if segments is None else (split(q), starts, split(segments[0]))
+    return jnp.moveaxis(jax.lax.map(one, rows), 0, 1).reshape(B, blocks * block, H, K)[:, :T]
+
+
+def _plain(options: dict[str, Any]) -> Callable[..., Array]:
+    return lambda q, k, v, offset, segments: plain(q, k, v, offset=offset, segments=segments, **options)
+
+
+def auto(q: Array, k: Array, v: Array, **options: Any) -> Array:
+    """`blockwise` for long texts, `plain` for short ones and for decoding."""
+    T = q.shape[1]
+    return plain(q, k, v, **options) if T < 128 else blockwise(q, k, v, block=max(64, min(T // 4, 512)), **options)

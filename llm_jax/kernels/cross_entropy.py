@@ -1,0 +1,75 @@
+"""Cross-entropy of logits that are made on demand: all at once, or a chunk of tokens at a time.
+
+Both take the output head as a function, so that soft-caps and tied embeddings stay in the model. The chunked one keeps
+the logits of one chunk only, forward and backward: memory is c · V whatever the number of tokens.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Head = Callable[[Array], Array]
+
+
+class TokenLoss(NamedTuple):
+    """For each token: the loss in nats, and log Z (for the z-loss)."""
+
+    nll: Float[Array, "*N"]
+    log_z: Float[Array, "*N"]
+
+
+def plain(head: Head, hidden: Float[Array, "*N D"], targets: Int[Array, "*N"], *, smoothing: float = 0.0) -> TokenLoss:
+    """Return -log p(target) with label smoothing (Szegedy et al. 2016, §7) from float32 logits."""
+    return token_loss(head(hidden).astype(jnp.float32), targets, smoothing)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def token_loss(logits: Float[Array, "*N V"], targets: Int[Array, "*N"], smoothing: float) -> TokenLoss:
+    """Return the losses of float32 logits; the gradient by hand is one elementwise pass over them."""
+    return _forward(logits, targets, smoothing)[0]
+
+
+def _forward(logits: Array, targets: Array, smoothing: float) -> tuple[TokenLoss, tuple[Array, Array, Array]]:
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    if smoothing:
+        chosen = (1 - smoothing) * chosen + smoothing * logits.mean(axis=-1)
+    return TokenLoss(log_z - chosen, log_z), (logits, log_z, targets)
+
+
+def _backward(smoothing: float, saved: tuple[Array, Array, Array], d: TokenLoss) -> tuple[Array, None]:
+    logits, log_z, targets = saved
+    vocabulary = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+    wanted = jnp.where(vocabulary == targets[..., None], 1 - smoothing, 0.0) + smoothing / logits.shape[-1]
+    p = jnp.exp(logits - log_z[..., None])
+    return p * (d.nll + d.log_z)[..., None] - wanted * d.nll[..., None], None
+
+
+token_loss.defvjp(_forward, _backward)
+
+
+def chunked(
+    head: Head,
+    hidden: Float[Array, "*N D"],
+    targets: Int[Array, "*N"],
+    *,
+    smoothing: float = 0.0,
+    chunk: int = 1024,
+) -> TokenLoss:
+    """Return what `plain` returns; logits of `chunk` tokens at a time exist, and are made again for the gradient."""
+    shape = targets.shape
+    tokens = math.prod(shape)
+    if tokens <= chunk:
+        return plain(head, hidden, targets, smoothing=smoothing)
+    chunks = math.ceil(tokens / chunk)
+    padding = chunks * chunk - tokens
+    flat = jnp.pad(hidden.reshape(tokens, -1), ((0, padding), (0, 0))).reshape(chunks, chunk, -1)
+    wanted = jnp.pad(targets.reshape(-1), (0, padding)).reshape(chunks, chunk)
+    one = jax.checkpoint(lambda h, t: plain(head, h, t, smoothing=smoothing))
+    nll, log_z = jax.lax.map(lambda xs: one(*xs), (flat, wanted))
+    return TokenLoss(nll.reshape(-1)[:tokens].reshape(shape), log_z.reshape(-1)[:tokens].reshape(shape))

@@ -1,0 +1,63 @@
+"""Learning by gradient descent: a rule that makes gradients, and the learner that feeds them to optax.
+
+Gradients are sums until the last moment, like losses: a rule returns Mean(sum of gradients, sum of weights), so that
+microbatches with unequal numbers of tokens add up to exactly the whole batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from llm_jax.core import keys
+from llm_jax.core.types import Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, State, Stats
+from llm_jax.optim.transform import global_norm
+
+
+def plain(model: Model, objective: Objective) -> GradientRule:
+    """Return the rule that differentiates the objective over the whole batch at once."""
+
+    def rule(params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Mean, Stats]:
+        def total(p: Params) -> tuple[Any, tuple[Mean, Stats]]:
+            loss, stats = objective(model, p, batch, key)
+            return loss.total, (loss, stats)
+
+        (_, (loss, stats)), gradients = jax.value_and_grad(total, has_aux=True)(params)
+        return Mean(gradients, loss.weight), loss, stats
+
+    return rule
+
+
+def gradient(
+    rule: GradientRule,
+    init: Callable[[Key], Params],
+    optimizer: optax.GradientTransformation,
+    *,
+    seed_key: str = "dropout",
+) -> Learner:
+    """Return the learner that descends the gradients of `rule` with `optimizer`.
+
+    Args:
+        rule: (params, batch, key) -> (gradients, loss, statistics).
+        init: key -> initial parameters.
+        optimizer: what turns mean gradients into updates, rate and decay included.
+        seed_key: the name under which each step's key is folded.
+    """
+
+    def start(key: Key) -> State:
+        params = init(keys.fold(key, "params"))
+        return State(jnp.int32(0), params, optimizer.init(params), key, {})
+
+    def update(state: State, batch: Batch) -> tuple[State, Stats]:
+        summed, loss, stats = rule(state.params, batch, keys.fold(state.key, seed_key, state.step))
+        with jax.named_scope("optimizer"):
+            gradients = summed.value
+            updates, opt = optimizer.update(gradients, state.opt, state.params)
+            params = optax.apply_updates(state.params, updates)
+        one = jnp.float32(1)
+        stats = stats | {"objective": loss, "gradient_norm": Mean(global_norm(gradients), one)}
+        return State(state.step + 1, params, opt, state.key, state.extra), stats
+
+    return Learner(start, update)

@@ -1,0 +1,59 @@
+"""`place` turns logical names into a sharding constraint: on Auto axes a constraint, on Explicit ones a reshard.
+
+With no mesh it is the identity, so that a unit test needs none. Inside `shard_map` the manual axes are left out.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, reshard
+from jax.sharding import PartitionSpec as P
+
+from llm_jax.core.types import Array, Batch
+from llm_jax.mesh import plan
+
+
+def spec(*names: str | None, shape: tuple[int, ...] | None = None) -> P | None:
+    """Return the active plan's PartitionSpec of logical `names`, or None with no mesh."""
+    active = plan.current()
+    return None if active.mesh is None else active.spec(names, shape)
+
+
+def place(x: Array, *names: str | None) -> Array:
+    """Lay `x` out by one logical name a dimension (None: whole)."""
+    active = plan.current()
+    if active.mesh is None:
+        return x
+    mesh = get_abstract_mesh()
+    manual = {a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual}
+    wanted = P(*(_without(entry, manual) for entry in active.spec(names, x.shape)))
+    if AxisType.Explicit in mesh.axis_types:
+        return reshard(x, wanted)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
+
+
+def _without(entry: Any, manual: set[str]) -> Any:
+    axes = (entry,) if isinstance(entry, str) else (entry or ())
+    kept = tuple(a for a in axes if a not in manual)
+    return kept[0] if len(kept) == 1 else (kept or None)
+
+
+def explicit(*names: str | None, shape: tuple[int, ...] | None = None) -> P | None:
+    """Return the `out_sharding` of a contraction: only Explicit axes want one."""
+    if plan.current().mesh is None or AxisType.Explicit not in get_abstract_mesh().axis_types:
+        return None
+    return spec(*names, shape=shape)
+
+
+def gathered(x: Array, axes: tuple[str | None, ...]) -> Array:
+    """Return a parameter as it is used: in the compute dtype, whole along `embed` (ZeRO-3's gather)."""
+    return place(jnp.asarray(x, plan.current().compute_dtype), *(None if a == "embed" else a for a in axes))
+
+
+def batch_sharding(batch: Batch) -> dict[str, NamedSharding | None]:
+    """Return the sharding of each field of a batch: rows over the batch axes, positions over `context`."""
+    active = plan.current()
+    return {
+        k: active.sharding(("batch", "seq")[: v.ndim] + (None,) * max(0, v.ndim - 2), v.shape) for k, v in batch.items()
+    }

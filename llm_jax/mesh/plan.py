@@ -1,0 +1,148 @@
+"""A plan: the mesh, the rules from logical names to mesh axes, the dtypes and what is recomputed in the backward pass.
+
+The rules follow the logical-axis names of T5X (Roberts et al. 2022); parameters and activations have names of their
+own, so that `embed -> fsdp` (ZeRO-3) never collides with the batch.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from llm_jax.core.table import UserError
+from llm_jax.core.types import Declaration
+
+AXES = ("slice", "data", "fsdp", "tensor", "context", "expert", "stage")
+BATCH_AXES = ("slice", "data", "fsdp")
+
+RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    # parameters
+    "layer": (), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
+    "vocab": ("tensor",), "expert": ("expert",),
+    # activations
+    "batch": BATCH_AXES, "seq": ("context",), "act_embed": (), "act_mlp": ("tensor",), "act_heads": ("tensor",),
+    "act_vocab": ("tensor",),
+})  # fmt: skip
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+REMAT = ("none", "full", "dots")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run is laid out. `mesh=None` is one device and no constraint at all."""
+
+    mesh: Mesh | None = None
+    rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: RULES)
+    compute_dtype: Any = jnp.float32
+    remat: str = "none"
+
+    def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> P:
+        """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole."""
+        return P(*(self._axes(n, None if shape is None else shape[i]) for i, n in enumerate(names)))
+
+    def _axes(self, name: str | None, size: int | None) -> str | tuple[str, ...] | None:
+        if name is None or self.mesh is None:
+            return None
+        if name not in self.rules:
+            raise KeyError(f"logical axis {name!r} has no rule; known: {sorted(self.rules)}")
+        axes = tuple(a for a in self.rules[name] if self.mesh.shape.get(a, 1) > 1)
+        if not axes or (size is not None and size % math.prod(self.mesh.shape[a] for a in axes)):
+            return None
+        return axes[0] if len(axes) == 1 else axes
+
+    def sharding(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> NamedSharding | None:
+        """Return the sharding of logical `names`, None with no mesh."""
+        return None if self.mesh is None else NamedSharding(self.mesh, self.spec(names, shape))
+
+    def shardings(self, declarations: Mapping[str, Declaration]) -> dict[str, NamedSharding | None]:
+        """Return {path: sharding} of declared parameters."""
+        return {path: self.sharding(d.axes, d.shape) for path, d in declarations.items()}
+
+    @property
+    def batch_shards(self) -> int:
+        """Into how many parts the rows of a batch are split."""
+        return 1 if self.mesh is None else math.prod(self.mesh.shape.get(a, 1) for a in BATCH_AXES)
+
+    @contextmanager
+    def active(self) -> Iterator["Plan"]:
+        """Make this the plan that `place` and the layers read, and its mesh jax's own."""
+        token = _ACTIVE.set(self)
+        try:
+            if self.mesh is None:
+                yield self
+            else:
+                with jax.set_mesh(self.mesh):
+                    yield self
+        finally:
+            _ACTIVE.reset(token)
+
+
+_ACTIVE: ContextVar[Plan | None] = ContextVar("plan", default=None)
+_NOWHERE = Plan()
+
+
+def current() -> Plan:
+    """Return the active plan; outside of one, the plan of one device in float32."""
+    return _ACTIVE.get() or _NOWHERE
+
+
+def mesh_shape(sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
+    """Complete the sizes of mesh axes: -1 takes what the others leave of `num_devices`.
+
+    Raises:
+        UserError: unknown axis, two -1, or a product that is not the number of devices.
+    """
+    unknown = set(sizes) - set(AXES)
+    if unknown:
+        raise UserError(f"mesh.{sorted(unknown)[0]} is not a mesh axis; the axes are {', '.join(AXES)}")
+    free = [a for a, n in sizes.items() if n == -1]
+    fixed = math.prod(n for n in sizes.values() if n != -1)
+    text = " x ".join(f"mesh.{a}={n}" for a, n in sizes.items() if n != 1) or "mesh of one device"
+    if len(free) > 1 or any(n < 1 and n != -1 for n in sizes.values()):
+        raise UserError(f"{text}: sizes are above zero, and at most one is -1 (what the others leave)")
+    if num_devices % fixed or (not free and fixed != num_devices):
+        raise UserError(
+            f"{text} needs {'a multiple of ' if free else ''}{fixed} device(s) and {num_devices} are here; "
+            "set one axis to -1 to take what is left"
+        )
+    return {a: num_devices // fixed if n == -1 else n for a, n in sizes.items()}
+
+
+def build(
+    sizes: Mapping[str, int],
+    *,
+    dtype: str = "float32",
+    remat: str = "none",
+    explicit: bool = False,
+    devices: list[Any] | None = None,
+) -> Plan:
+    """Return the plan for these sizes over all devices; one device gets no mesh.
+
+    Raises:
+        UserError: for sizes that do not fit the devices, or unknown dtype or remat names.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"mesh.compute_dtype={dtype!r} is not one of {', '.join(DTYPES)}")
+    if remat not in REMAT:
+        raise UserError(f"mesh.remat={remat!r} is not one of {', '.join(REMAT)}")
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(sizes, len(devices))
+    if len(devices) == 1:
+        return Plan(compute_dtype=DTYPES[dtype], remat=remat)
+    dims = [shape.get(a, 1) for a in AXES]
+    kind = AxisType.Explicit if explicit else AxisType.Auto
+    if devices[0].platform == "cpu":
+        mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
+    else:
+        mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
+    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat)

@@ -1,0 +1,1 @@
+"""Decoders: each position predicts the next token from those before it."""

@@ -1,0 +1,98 @@
+"""Multi-head self-attention with grouped queries, one module for training, prompts and single tokens."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from llm_jax.core.table import lookup
+from llm_jax.core.types import Batch
+from llm_jax.kernels import ATTENTION
+from llm_jax.nn.cache import Full
+from llm_jax.nn.declare import weight
+from llm_jax.nn.initial import zeros
+from llm_jax.nn.linear import linear
+from llm_jax.nn.rotary import rotate
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where the tokens of a batch stand.
+
+    positions: within their segment, [B,T]. segments: 0 is padding; None when every row is one text.
+    prompt: with a cache, whether these tokens are the first ones, which then need to see only each other.
+    """
+
+    positions: Int[Array, "B T"]
+    segments: Int[Array, "B T"] | None
+    prompt: bool = False
+
+    def real(self) -> Array:
+        """Which tokens are no padding, bool [B,T]."""
+        return jnp.ones(self.positions.shape, bool) if self.segments is None else self.segments > 0
+
+
+def context(batch: Batch, cache: Full | None = None, *, prompt: bool = False) -> Context:
+    """Return the context of a batch; positions that it lacks count from 0 in each segment, or go on from the cache."""
+    tokens, segments, positions = batch["tokens"], batch.get("segments"), batch.get("positions")
+    if positions is None:
+        counted = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        if cache is not None and not prompt:
+            counted = counted + cache.position[:, None]
+        positions = counted if segments is None else counted - _starts(jnp.asarray(segments))
+    return Context(positions, None if segments is None else jnp.asarray(segments), prompt)
+
+
+def _starts(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """For each token, the slot at which its segment began."""
+    slots = jnp.arange(segments.shape[1], dtype=jnp.int32)
+    changed = jnp.concatenate([jnp.ones_like(segments[:, :1], bool), segments[:, 1:] != segments[:, :-1]], axis=1)
+    return jnp.maximum.accumulate(jnp.where(changed, slots, 0), axis=1)
+
+
+class SelfAttention(nn.Module):
+    """out(attention(query(x), key(x), value(x))), optionally with rotary positions and biases."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    in_init: Any
+    out_init: Any
+    kernel: str = "auto"
+    bias: bool = False
+    wavelengths: Any = None  # rotary frequencies [K/2], or None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], where: Context, layer: int | Array = 0, cache: Full | None = None
+    ) -> tuple[Float[Array, "B T D"], Full | None]:
+        q = self._heads(x, "query", self.num_heads, "heads")
+        k = self._heads(x, "key", self.num_kv_heads, "kv")
+        v = self._heads(x, "value", self.num_kv_heads, "kv")
+        if self.wavelengths is not None:
+            q, k = rotate(q, where.positions, self.wavelengths), rotate(k, where.positions, self.wavelengths)
+        y, cache = self._attend(q, k, v, where, layer, cache)
+        axes, shape = ("heads", "head", "embed"), (self.num_heads, self.head_dim, x.shape[-1])
+        out = weight(self, "out", shape, axes, self.out_init)
+        bias = weight(self, "out_bias", shape[-1:], ("embed",), zeros) if self.bias else None
+        return linear(y, out, bias, contract=2, out=("batch", "seq", "act_embed")), cache
+
+    def _heads(self, x: Array, name: str, heads: int, axis: str) -> Array:
+        shape = (x.shape[-1], heads, self.head_dim)
+        kernel = weight(self, name, shape, ("embed", axis, "head"), self.in_init)
+        bias = weight(self, f"{name}_bias", shape[1:], (axis, "head"), zeros) if self.bias else None
+        return linear(x, kernel, bias, out=("batch", "seq", "act_heads", None))
+
+    def _attend(self, q, k, v, where, layer, cache):
+        attention = lookup(ATTENTION, self.kernel, "model.attention")
+        segments = None if where.segments is None else (where.segments, where.segments)
+        if cache is None:
+            return attention(q, k, v, segments=segments), None
+        cache = cache.write(layer, k, v)
+        if where.prompt:
+            return attention(q, k, v, segments=segments), cache
+        past_k, past_v = cache.read(layer)
+        seen = (jnp.ones(q.shape[:2], jnp.int32), cache.valid.astype(jnp.int32))
+        return attention(q, past_k, past_v, offset=cache.length, segments=seen), cache

@@ -1,0 +1,61 @@
+"""Autoregressive language modelling: the mean of -log p(target | earlier tokens), with z-loss and label smoothing."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from llm_jax.core import checks
+from llm_jax.core.table import lookup
+from llm_jax.core.types import Array, Batch, Key, Mean, Model, Params, Stats
+from llm_jax.kernels import CROSS_ENTROPY
+
+
+def targets_and_weights(batch: Batch) -> tuple[Array, Array]:
+    """Return what each position predicts, int32 [B,T], and its weight, float32 [B,T].
+
+    A batch without targets predicts its own next token, where that is of the same text; padding has no weight.
+    """
+    tokens = jnp.asarray(batch["tokens"], jnp.int32)
+    segments = jnp.asarray(batch.get("segments", jnp.ones_like(tokens)))
+    weights = jnp.asarray(batch.get("weights", 1), jnp.float32) * (segments > 0)
+    if "targets" in batch:
+        return jnp.asarray(batch["targets"], jnp.int32), weights
+    following = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))  # 0 after the last: it predicts nothing
+    return jnp.roll(tokens, -1, axis=1), weights * (following == segments)
+
+
+@dataclass(frozen=True)
+class Causal:
+    """The section `objective`.
+
+    z_loss: weight of log² Z, which keeps logits near normalised (PaLM, Chowdhery et al. 2022, §5: 1e-4).
+    label_smoothing: share of the target spread over the vocabulary (Szegedy et al. 2016, §7).
+    cross_entropy: `plain`, or `chunked` where the logits of a whole batch do not fit.
+    """
+
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+    cross_entropy: str = "plain"
+
+    def __post_init__(self) -> None:
+        checks.non_negative("objective", z_loss=self.z_loss)
+        checks.fraction("objective", label_smoothing=self.label_smoothing)
+        lookup(CROSS_ENTROPY, self.cross_entropy, "objective.cross_entropy")
+
+    def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
+        """Return the loss to descend, and `loss`: without the z-loss, in nats a token, for the log."""
+        targets, weights = targets_and_weights(batch)
+        outputs = model.apply(params, batch, key=key)
+        kernel = lookup(CROSS_ENTROPY, self.cross_entropy, "objective.cross_entropy")
+        token = kernel(outputs.head, outputs.hidden, targets, smoothing=self.label_smoothing)
+        weight = weights.sum()
+        loss = Mean((token.nll * weights).sum(), weight)
+        stats = {"loss": loss}
+        if self.z_loss:
+            z = Mean((jnp.square(token.log_z) * weights).sum(), weight)
+            stats["z"] = z
+            loss = Mean(loss.total + self.z_loss * z.total, weight)
+        for name, extra in outputs.aux.items():
+            stats[name] = extra
+            loss = Mean(loss.total + extra.value * weight, weight)
+        return loss, stats

@@ -1,0 +1,84 @@
+"""Which parameters decay, which are frozen, which are matrices: all read from a leaf's path and shape.
+
+Layers are stored stacked, so that a norm's scale is [L, D] and an attention kernel [L, D, H, K]. What counts for an
+optimizer is the shape of one layer: `layout` says how many leading axes only enumerate, and how the rest splits
+into the inputs and outputs of a linear map.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from llm_jax.core import tree
+from llm_jax.core.table import UserError, nearest
+
+STACKED = re.compile(r"(^|/)\w*(blocks|layers)(/|$)")  # a leading axis of layers
+EXPERTS = re.compile(r"(^|/)\w*experts(/|$)")  # a further axis of experts
+OUTPUT = re.compile(r"(^|/)(o|out|wo|o_proj|out_proj|output)(/|$)")  # [H, K, D]: the last axis alone is the output
+VECTOR = re.compile(r"(^|[/_])(bias|scale|beta|gamma|b)$")  # a vector by name, even as [H, K]
+EMBEDDING = (r"embed", r"(^|/)(wte|wpe|positions?)(/|$)", r"(^|/)(\w+_)?head(/|$)", r"logits")
+
+
+class Layout(NamedTuple):
+    """How a leaf is read: `batch` leading axes that enumerate (layers, experts), then `inputs`, then `outputs` axes.
+
+    `outputs` is 0 for vectors and scalars.
+    """
+
+    batch: int
+    inputs: int
+    outputs: int
+
+    @property
+    def is_matrix(self) -> bool:
+        return self.outputs > 0
+
+    def sizes(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return (fan in, fan out) of one matrix."""
+        inner = self.batch + self.inputs
+        return math.prod(shape[self.batch : inner]), math.prod(shape[inner:])
+
+
+def layout(path: str, shape: Sequence[int]) -> Layout:
+    """Return the layout of the leaf at `path`: [L, D, H, K] under "blocks" is L matrices of D by H·K."""
+    batch = min(bool(STACKED.search(path)) + bool(EXPERTS.search(path)), len(shape))
+    rank = len(shape) - batch
+    if rank < 2 or VECTOR.search(path):
+        return Layout(batch, rank, 0)
+    inputs = rank - 1 if OUTPUT.search(path) else 1
+    return Layout(batch, inputs, rank - inputs)
+
+
+def decay(params: Any, exclude: Sequence[str] | None = None) -> Any:
+    """Return the tree of booleans that is True where weight decay acts.
+
+    Args:
+        params: a tree of arrays, abstract ones included.
+        exclude: None for the usual rule, matrices decay and vectors (norms, biases: one axis per layer) do not; or
+            regular expressions, searched in the paths "blocks/attention/q/kernel": exactly those leaves do not decay.
+
+    Raises:
+        UserError: an expression matches no path.
+    """
+    if exclude is None:
+        return tree.map_with_path(lambda path, leaf: layout(path, leaf.shape).is_matrix, params)
+    excluded = matching(params, exclude, "optimizer.decay_exclude")
+    return tree.map_with_path(lambda _, out: not out, excluded)
+
+
+def matching(params: Any, patterns: Sequence[str], key: str) -> Any:
+    """Return the tree of booleans that is True where a path matches one of `patterns`.
+
+    Raises:
+        UserError: a pattern matches no path; the message names `key`.
+    """
+    paths = list(tree.flatten(params))
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            raise UserError(f"{key}: {pattern!r} matches none of {_few(paths)}{nearest(pattern, paths)}")
+    return tree.mask(params, patterns)
+
+
+def _few(paths: list[str], most: int = 8) -> str:
+    return ", ".join(paths[:most]) + (f" and {len(paths) - most} more" if len(paths) > most else "")

@@ -1,0 +1,227 @@
+"""ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from llm_jax.core import durations, tree
+from llm_jax.core.durations import Duration
+from llm_jax.core.table import UserError, lookup
+from llm_jax.core.types import Declaration, GradientRule, Learner, Model, Objective, State
+from llm_jax.cost import flops
+from llm_jax.data.build import Data, training_texts
+from llm_jax.data.build import build as build_data
+from llm_jax.learn.accumulate import accumulate
+from llm_jax.learn.ema import ema
+from llm_jax.learn.gradient import gradient, plain
+from llm_jax.mesh import plan as plans
+from llm_jax.mesh.plan import Plan
+from llm_jax.models import MODELS
+from llm_jax.objectives import OBJECTIVES
+from llm_jax.optim.transform import schedule, state_shardings, transformation
+from llm_jax.run import sections
+from llm_jax.run.config import Config, construct
+from llm_jax.text import tokenizers
+from llm_jax.text.base import Tokenizer
+from llm_jax.text.normalize import normalize
+from llm_jax.text.options import check as check_options
+
+ANY_EPOCH = 1 << 40
+ANY_VOCABULARY = 256  # stands in for a size that is not known yet, so that all else can be checked before any work
+
+
+@dataclass(frozen=True)
+class Sections:
+    """The run's own sections as dataclasses, ranges checked."""
+
+    data: sections.Data
+    train: sections.Train
+    eval: sections.Eval
+    checkpoint: sections.Checkpoint
+    mesh: sections.Mesh
+    log: sections.Log
+    sample: sections.Sample
+    launch: sections.Launch
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that a run needs, built."""
+
+    config: Config
+    sections: Sections
+    plan: Plan
+    tokenizer: Tokenizer
+    data: Data
+    model: Model
+    objective: Objective
+    learner: Learner
+    rate: Callable[[Any], Any]
+    duration: Duration
+    steps: int | None
+    state_shardings: Any
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one batch over all hosts."""
+        return self.sections.data.batch_size * self.sections.data.seq_len
+
+    def flops_per_token(self, *, causal: bool = True) -> float:
+        """Model FLOPs of training on one token."""
+        return flops.per_token(self.model.declarations(), self.sections.data.seq_len, causal=causal)
+
+
+def check(config: Config) -> tuple[Sections, Plan]:
+    """Check all that can be checked before anything is read, written or compiled.
+
+    Raises:
+        UserError: the first thing that is wrong.
+    """
+    values = config.values
+    parts = Sections(**{name: construct(cls, values[name]) for name, cls in sections.SECTIONS.items()})
+    built = model(config, vocab_size=ANY_VOCABULARY)
+    objective(config)
+    plan = plans.build(parts.mesh.sizes(), dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat)
+    _check_rows(parts, plan)
+    transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
+    jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in built.declarations().items()}))
+    if not 0 <= values["seed"] < 1 << 32:
+        raise UserError(f"seed={values['seed']} must be at least 0 and below 2^32")
+    normalize("", **check_options(normalize, parts.data.normalization, "data.normalization"))
+    return parts, plan
+
+
+def abstract(d: Declaration) -> jax.ShapeDtypeStruct:
+    """Return the shape and dtype of a declared parameter."""
+    return jax.ShapeDtypeStruct(d.shape, "float32")
+
+
+def num_steps(parts: Sections, duration: Duration, examples_per_epoch: int) -> int | None:
+    """Return the number of steps of a duration; None for wall time."""
+    return duration.steps(
+        tokens_per_step=parts.data.batch_size * parts.data.seq_len,
+        examples_per_step=parts.data.batch_size,
+        examples_per_epoch=examples_per_epoch,
+    )
+
+
+def _check_rows(parts: Sections, plan: Plan) -> None:
+    judged = parts.eval.batch_size
+    if judged is not None and judged % plan.batch_shards:
+        raise UserError(
+            f"eval.batch_size={judged} does not divide into {plan.batch_shards} shards of the batch; "
+            f"try {max(1, round(judged / plan.batch_shards)) * plan.batch_shards}"
+        )
+    rows, batch = parts.train.microbatches * plan.batch_shards, parts.data.batch_size
+    if batch % rows:
+        near = max(rows, round(batch / rows) * rows)
+        raise UserError(
+            f"data.batch_size={batch} does not divide into train.microbatches={parts.train.microbatches} parts over "
+            f"{plan.batch_shards} shards of the batch; try {near}"
+        )
+
+
+def model(config: Config, *, vocab_size: int) -> Model:
+    """Return the model of a configuration; what it leaves open derives from the data."""
+    values = dict(config.values["model"])
+    cls = lookup(MODELS, values.pop("name"), "model.name")
+    if values.get("vocab_size") is None:
+        values["vocab_size"] = vocab_size
+    if values.get("max_positions", 0) is None:
+        values["max_positions"] = config.values["data"]["seq_len"]
+    return construct(cls, values)
+
+
+def objective(config: Config) -> Objective:
+    """Return the objective of a configuration."""
+    values = dict(config.values["objective"])
+    return construct(lookup(OBJECTIVES, values.pop("name"), "objective.name"), values)
+
+
+def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], Any]]:
+    """Return the optax transformation and the schedule of a configuration."""
+    values = dict(config.values["optimizer"])
+    shape = dict(values.pop("schedule"))
+    rate = schedule(shape.pop("name"), values.pop("learning_rate"), steps, **shape)
+    return transformation(values.pop("name"), rate, **values), rate
+
+
+def tokenizer(parts: Sections) -> Tokenizer:
+    """Return the tokenizer of a configuration, trained on the training split if it is of a kind that trains."""
+    options = dict(parts.data.tokenizer)
+    name = options.pop("name")
+    where: dict[str, Any] = {"source": parts.data.source, "options": parts.data.options, "mixture": parts.data.mixture}
+    if not lookup(tokenizers.TOKENIZERS, name, "data.tokenizer.name").trains:
+        return tokenizers.build(name, options)
+    texts, fingerprint = training_texts(**where, normalization=parts.data.normalization)
+    return tokenizers.build(name, options, texts, fingerprint)
+
+
+def batches(parts: Sections, words: Tokenizer, seed: int) -> Data:
+    """Return the loaders of a configuration."""
+    d = parts.data
+    return build_data(
+        tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
+        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed,
+    )  # fmt: skip
+
+
+def build(config: Config, *, words: Tokenizer | None = None) -> Run:
+    """Return the run of a configuration.
+
+    Args:
+        config: resolved.
+        words: the tokenizer of a workdir that is resumed; by default it is made.
+
+    Raises:
+        UserError: whatever is wrong with the configuration or the data.
+    """
+    parts, plan = check(config)
+    words = words or tokenizer(parts)
+    check_vocabulary(config.values["model"].get("vocab_size"), words)
+    loaders = batches(parts, words, config.values["seed"])
+    duration = durations.parse(parts.train.duration)
+    steps = num_steps(parts, duration, loaders.train.examples_per_epoch)
+    built = model(config, vocab_size=words.vocab_size)
+    transform, rate = optimizer(config, steps)
+    taught = learner(config, parts, built, transform)
+    return Run(
+        config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
+        shardings(plan, built.declarations(), taught, transform),
+    )  # fmt: skip
+
+
+def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
+    """Return the learner of a configuration."""
+    rule: GradientRule = accumulate(plain(built, objective(config)), parts.train.microbatches)
+    taught = gradient(rule, built.init, transform)
+    return taught if parts.train.ema is None else ema(taught, parts.train.ema)
+
+
+def check_vocabulary(size: int | None, words: Tokenizer) -> None:
+    """Refuse a vocabulary that has no row for some of the tokenizer's ids."""
+    if size is not None and size < words.vocab_size:
+        raise UserError(
+            f"model.vocab_size={size} is smaller than the tokenizer's {words.vocab_size} ids; "
+            f"leave it out, or set at least {words.vocab_size}"
+        )
+
+
+def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner, transform: Any) -> Any:
+    """Return the shardings of a learner's state: parameters by their declarations, what belongs to them alike."""
+    if plan.mesh is None:
+        return None
+    abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
+    replicated = NamedSharding(plan.mesh, PartitionSpec())
+    params = tree.unflatten(dict(plan.shardings(declared)))
+
+    def like(part: Any) -> Any:
+        return params if tree.flatten(part).keys() == declared.keys() else replicated
+
+    return State(
+        step=replicated, params=params, opt=state_shardings(transform, abstract.params, params, replicated),
+        key=replicated, extra={k: like(v) for k, v in abstract.extra.items()},
+    )  # fmt: skip

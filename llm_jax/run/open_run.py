@@ -1,0 +1,102 @@
+"""A finished or running run, opened for reading: `run = open_run("DIR")`."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from etils import epath
+from ml_collections import FrozenConfigDict
+
+from llm_jax.core import tree
+from llm_jax.core.table import UserError
+from llm_jax.core.types import Model, Params
+from llm_jax.mesh import plan as plans
+from llm_jax.run import build
+from llm_jax.run.config import Config, resolve
+from llm_jax.store.checkpoint import Checkpoints
+from llm_jax.store.files import read_json, read_lines
+from llm_jax.store.workdir import Workdir, existing
+from llm_jax.text import tokenizers
+from llm_jax.text.base import Tokenizer
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class OpenRun:
+    """What a notebook wants of a workdir; everything is read when it is asked for, and nothing is written."""
+
+    def __init__(self, path: epath.PathLike):
+        self.workdir: Workdir = existing(path)
+        self.resolved: Config = resolve(read_json(self.workdir.config))
+
+    @property
+    def config(self) -> FrozenConfigDict:
+        """The resolved configuration."""
+        return FrozenConfigDict(self.resolved.values)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The run's tokenizer.
+
+        Raises:
+            UserError: the workdir has none.
+        """
+        if not self.workdir.tokenizer.exists():
+            raise UserError(f"{self.workdir.path} has no tokenizer/, which text needs; import it with its tokenizer")
+        return tokenizers.load(self.workdir.tokenizer)
+
+    @cached_property
+    def model(self) -> Model:
+        """The run's model."""
+        size = self.resolved.values["model"].get("vocab_size") or self.tokenizer.vocab_size
+        return build.model(self.resolved, vocab_size=size)
+
+    @property
+    def metrics(self) -> "pandas.DataFrame":
+        """A row for each row of metrics.jsonl: step, split, and a column a name."""
+        import pandas
+
+        return pandas.DataFrame(read_lines(self.workdir.metrics))
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint."""
+        return self._checkpoints().steps()
+
+    def params(self, step: int | None = None, *, abstract: Params | None = None) -> Params:
+        """Return the (averaged) parameters of a step, by default the newest, laid out by the active plan.
+
+        Args:
+            step: which checkpoint.
+            abstract: the shapes, dtypes and shardings that are wanted, instead of the run's own model's.
+
+        Raises:
+            UserError: there is no such checkpoint, or it is of another model; the first differences are listed.
+        """
+        averaged = self.resolved.values["train"]["ema"] is not None
+        wanted = self._abstract() if abstract is None else abstract
+        return self._checkpoints().restore(wanted, step, part="extra/ema" if averaged else "params")[0]
+
+    def _abstract(self) -> Params:
+        import jax
+        from jax.sharding import SingleDeviceSharding
+
+        declared = self.model.declarations()
+        shardings = plans.current().shardings(declared)
+        here = SingleDeviceSharding(jax.devices()[0])
+        leaves = {
+            p: jax.ShapeDtypeStruct(d.shape, "float32", sharding=shardings[p] or here) for p, d in declared.items()
+        }
+        return tree.unflatten(leaves)
+
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.workdir.checkpoints)
+
+
+def open_run(path: epath.PathLike) -> OpenRun:
+    """Open a workdir: `.config .model .tokenizer .metrics .steps .params(step=None)`.
+
+    Raises:
+        UserError: it is not the workdir of a run.
+    """
+    return OpenRun(path)

@@ -1,0 +1,42 @@
+"""What a training run says at its beginning and at its end."""
+
+import math
+
+from llm_jax.run.build import Run
+from llm_jax.run.evaluate import told
+from llm_jax.run.train import Outcome
+from llm_jax.store.workdir import Workdir
+
+
+def parameters(run: Run) -> int:
+    """Return the number of parameters."""
+
+    return sum(math.prod(d.shape) for d in run.model.declarations().values())
+
+
+def opening(run: Run, workdir: Workdir, resumed: bool) -> str:
+    """Return the line that a run begins with."""
+    name = run.config.values["model"]["name"]
+    rows, length = run.sections.data.batch_size, run.sections.data.seq_len
+    verb = "going on with" if resumed else "training"
+    return (
+        f"{verb} {name}, {parameters(run):,} parameters, {run.duration} of {rows} x {length} tokens, in {workdir.path}"
+    )
+
+
+def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
+    """Return the lines that a run ends with: what was measured beside what was expected, and what to try next."""
+    if not outcome.evaluation:
+        return f"step {outcome.step}: already finished; nothing to do in {workdir.path}"
+    lines = [f"finished at step {outcome.step}: {told(outcome.evaluation)}"]
+    expected, measured = run.sections.eval.expected, outcome.evaluation.get("bits_per_byte")
+    if expected.bits_per_byte is not None and measured is not None:
+        gap = measured.value - expected.bits_per_byte
+        verdict = "as expected" if abs(gap) <= expected.tolerance else "NOT as expected"
+        lines.append(
+            f"held-out bits per byte: expected {expected.bits_per_byte:.3f} ± {expected.tolerance:.3f}, "
+            f"measured {measured.value:.3f}: {verdict}"
+        )
+    where = workdir.path
+    lines.append(f'next: python -m llm_jax sample --workdir={where} --prompt="My fellow citizens"')
+    return "\n".join(lines)

@@ -1,0 +1,142 @@
+"""Blockwise attention is plain attention, and plain attention is torch's; its memory is linear in the text."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.kernels.attention import auto, blockwise, plain
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "layers.npz")
+
+
+def heads_last(x):
+    return jnp.moveaxis(x, 1, 2)  # torch's [B,H,T,K] -> [B,T,H,K]
+
+
+def arrays(T, S=None, H=4, G=2, B=2, K=6):
+    rng = np.random.default_rng(T)
+    shapes = {"q": (B, T, H, K), "k": (B, S or T, G, K), "v": (B, S or T, G, K), "direction": (B, T, H, K)}
+    return [rng.normal(size=s).astype(np.float32) for s in shapes.values()]
+
+
+def packed(B, T, documents):
+    """Segment numbers of `documents` texts in a row, padding at the end."""
+    ends = np.sort(np.random.default_rng(T).integers(1, T, (B, documents)), axis=1)
+    return (1 + (np.arange(T)[None, :, None] >= ends[:, None, :]).sum(-1)) % (documents + 1)
+
+
+def both(one, other, T, S=None, rtol=2e-5, **heads):
+    """Hold values and all three gradients of one function of q, k, v against another."""
+    q, k, v, direction = arrays(T, S, **heads)
+
+    def run(function):
+        out, pullback = jax.vjp(function, q, k, v)
+        return out, *pullback(jnp.asarray(direction))
+
+    found, expected = jax.jit(lambda: (run(one), run(other)))()
+    for name, a, b in zip(("out", "dq", "dk", "dv"), found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("blocks", [3, 7, 20], ids=["kept", "recomputed", "looped"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"causal": False},
+        {"window": 11},
+        {"causal": False, "window": 5},
+        {"softcap": 2.0, "scale": 0.7},
+        {"segments": 3},
+        {"segments": 3, "window": 11, "softcap": 2.0},
+    ],
+    ids=lambda o: " ".join(o) or "causal",
+)
+def test_blockwise_is_plain(blocks, options):
+    T = 8 * blocks - 3  # no multiple of the block
+    if "segments" in options:
+        numbers = packed(2, T, options["segments"])
+        options = options | {"segments": (numbers, numbers)}
+    both(lambda *x: blockwise(*x, block=8, **options), lambda *x: plain(*x, **options), T)
+
+
+@pytest.mark.parametrize("G", [1, 4])
+def test_queries_share_heads_of_any_number(G):
+    both(lambda *x: blockwise(*x, block=8), plain, 21, G=G)
+
+    def repeated(q, k, v):
+        return plain(q, jnp.repeat(k, 4 // G, axis=2), jnp.repeat(v, 4 // G, axis=2))
+
+    both(plain, repeated, 21, G=G)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("window", [None, 4])
+def test_an_offset_is_the_end_of_a_longer_text(traced, window):
+    """Queries at slots 9.. of 30 keys, of which those past the text's end are never seen."""
+    q, k, v, _ = arrays(30)
+    whole = plain(q, k, v, window=window)[:, 9:25]
+    offset = jnp.int32(9) if traced else 9
+    for function in (plain, lambda *x, **o: blockwise(*x, block=5, **o)):
+        found = function(q[:, 9:25], k, v, offset=offset, window=window)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_auto_is_plain_at_any_length():
+    both(auto, plain, 130)
+
+
+def test_attention_is_that_of_torch():
+    g = {name: jnp.asarray(GOLDEN[name]) for name in GOLDEN}
+
+    def close(found, name):
+        return np.testing.assert_allclose(heads_last(found), g[name], rtol=1e-5, atol=1e-6)
+
+    square = [heads_last(g[name]) for name in ("q", "k_square", "v_square")]
+    close(plain(*square), "causal")
+    close(plain(*square, causal=False, scale=0.3), "full")
+    close(blockwise(*square, block=2), "causal")
+    # torch's arbitrary mask, one query at a time, as segments of the keys
+    one, keys = jnp.ones((2, 1), int), [jnp.tile(row, (2, 1)).astype(int) for row in g["mask"]]
+    q, k, v = (heads_last(g[name]) for name in ("q", "k", "v"))
+    rows = [plain(q[:, t : t + 1], k, v, causal=False, segments=(one, keys[t])) for t in range(7)]
+    close(jnp.concatenate(rows, axis=1), "grouped")
+
+
+def test_apple_banana_orange():
+    """Equal queries, keys and values: each word counts a third, and the output is the value, 3, 3, 3."""
+    words = jnp.full((1, 3, 1, 3), 3.0)
+    np.testing.assert_allclose(plain(words, words, words, causal=False), np.full((1, 3, 1, 3), 3.0), rtol=1e-6)
+    identity = jnp.eye(3)[None, :, None, :]  # as values it shows the weights
+    weights = plain(words, words, identity, causal=False)
+    np.testing.assert_allclose(weights, np.full((1, 3, 1, 3), 1 / 3), rtol=1e-6)
+
+
+def test_a_sharp_score_does_not_overflow():
+    q, k, v, direction = (1e3 * x for x in arrays(12))
+    out, pullback = jax.vjp(plain, q, k, v)
+    assert all(np.isfinite(x).all() for x in (out, *pullback(direction)))
+
+
+def temporary_bytes(function, T):
+    def shape(heads):
+        return jax.ShapeDtypeStruct((1, T, heads, 16), jnp.float32)
+
+    def loss(q, k, v):
+        return jnp.square(function(q, k, v)).sum()
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(shape(2), shape(1), shape(1)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(
+    ("function", "T", "saving"), [(blockwise, 4096, 20), (auto, 8192, 8)], ids=["blockwise", "auto"]
+)
+def test_memory_is_linear_in_the_length(function, T, saving):
+    """Compiled, not run: twice the text takes at most 2.2 times the memory, a small part of plain's."""
+    long = temporary_bytes(function, 2 * T)
+    assert long <= 2.2 * temporary_bytes(function, T)
+    assert long < temporary_bytes(plain, 2 * T) / saving

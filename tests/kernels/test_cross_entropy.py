@@ -1,0 +1,69 @@
+"""Chunked cross-entropy is plain cross-entropy, and its memory does not grow with the tokens."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.kernels.cross_entropy import chunked, plain
+
+V, D = 19, 6
+
+
+def inputs(shape):
+    rng = np.random.default_rng(0)
+    hidden, table = rng.normal(size=(*shape, D)), rng.normal(size=(V, D))
+    return hidden.astype(np.float32), table.astype(np.float32), rng.integers(0, V, shape), rng.normal(size=shape)
+
+
+@pytest.mark.parametrize("shape", [(24,), (25,), (3, 9), (2, 4)], ids=str)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_chunked_is_plain(shape, smoothing):
+    """Values and gradients by hidden states and by a head that other uses share, with weights and a z-loss."""
+    hidden, table, targets, weights = inputs(shape)
+
+    def loss(function, **options):
+        def total(hidden, table):
+            def head(h):
+                return 5.0 * jnp.tanh(h @ table.T)  # a soft-cap
+
+            nll, log_z = function(head, hidden, targets, smoothing=smoothing, **options)
+            return ((nll + 0.1 * log_z**2) * weights).sum() + jnp.square(table).sum()
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(hidden, table)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), loss(chunked, chunk=8), loss(plain)
+    )
+
+
+def test_the_loss_is_that_of_the_definition():
+    hidden, table, targets, _ = inputs((7,))
+    logits = (hidden @ table.T).astype(np.float64)
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    smooth = 0.8 * np.eye(V)[targets] + 0.2 / V  # the target distribution of label smoothing
+    for smoothing, wanted in ((0.0, np.eye(V)[targets]), (0.2, smooth)):
+        nll, log_z = plain(lambda h: h @ table.T, hidden, targets, smoothing=smoothing)
+        np.testing.assert_allclose(nll, -(wanted * np.log(p)).sum(-1), rtol=1e-5)
+        np.testing.assert_allclose(log_z, np.log(np.exp(logits).sum(-1)), rtol=1e-5)
+
+
+def test_equal_logits_cost_the_logarithm_of_the_vocabulary():
+    nll, _ = plain(lambda h: jnp.zeros((*h.shape[:-1], V)), np.ones((3, D)), np.array([0, 5, V - 1]))
+    np.testing.assert_allclose(nll, np.log(V), rtol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_tokens():
+    """Compiled, not run. What does grow is the gradient by hidden states, which is an output."""
+
+    def temporary_bytes(function, tokens):
+        def loss(hidden, table, targets):
+            return function(lambda h: h @ table.T, hidden, targets).nll.sum()
+
+        shapes = [((tokens, 4), jnp.float32), ((2048, 4), jnp.float32), ((tokens,), jnp.int32)]
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(*(jax.ShapeDtypeStruct(*s) for s in shapes)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    short, long = temporary_bytes(chunked, 8192), temporary_bytes(chunked, 16384)
+    assert long < 1.1 * short
+    assert long < temporary_bytes(plain, 16384) / 8

@@ -1,0 +1,71 @@
+"""Reading a text piece by piece through a cache gives the logits of reading it whole."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from llm_jax.nn import stack
+
+TEXT = np.random.default_rng(3).integers(0, 40, (3, 12)).astype(np.int32)
+LENGTHS = (5, 2, 4)  # of the prompts: unequal, so that right-aligned rows begin with padding
+close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
+
+
+def prompts():
+    """Rows of 5 that end together, padded on the left with tokens that must not matter."""
+    tokens, segments = np.full((3, 5), 17, np.int32), np.zeros((3, 5), np.int32)
+    for row, n in enumerate(LENGTHS):
+        tokens[row, 5 - n :], segments[row, 5 - n :] = TEXT[row, :n], 1
+    return {"tokens": tokens, "segments": segments}
+
+
+def following(start, stop):
+    """The tokens start..stop after each prompt."""
+    return np.stack([TEXT[row, n + start : n + stop] for row, n in enumerate(LENGTHS)])
+
+
+@pytest.mark.parametrize("layout", ["stacked", "unstacked", "scanned"])
+def test_cached_is_whole(model, params, layout, monkeypatch):
+    """Prompts of unequal length, then one token, then three, then one."""
+    if layout == "scanned":
+        monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 0)
+    whole = np.asarray(jax.jit(lambda p, t: model.apply(p, {"tokens": t}).logits)(params, TEXT))
+    used = params | {"blocks": stack.unstack(params["blocks"])} if layout == "unstacked" else params
+
+    def logits(function):
+        def run(*arguments):
+            out, cache = function(*arguments)
+            return out.logits, cache
+
+        return jax.jit(run)
+
+    prefill, extend = logits(model.prefill), logits(model.extend)
+    out, cache = prefill(used, prompts(), model.empty_cache(3, 16))
+    for row, n in enumerate(LENGTHS):
+        close(out[row, 5 - n :], whole[row, :n])
+    for start, stop in ((0, 1), (1, 4), (4, 5)):
+        out, cache = extend(used, following(start, stop), cache)
+        for row, n in enumerate(LENGTHS):
+            close(out[row], whole[row, n + start : n + stop])
+    assert int(cache.length) == 10 and cache.position.tolist() == [n + 5 for n in LENGTHS]
+
+
+def test_a_prompt_without_segments_is_all_text(model, params):
+    @jax.jit
+    def read(params, batch):
+        out, cache = model.prefill(params, batch, model.empty_cache(3, 16))
+        return out.logits, cache.valid, cache.position, cache.length
+
+    spelled = {"tokens": TEXT, "segments": np.ones_like(TEXT)}
+    jax.tree.map(close, read(params, {"tokens": TEXT}), read(params, spelled))
+
+
+def test_gradients_do_not_depend_on_the_layout(model, params):
+    """Layers one by one or in one stack: the same gradient, leaf by leaf."""
+    loss = jax.jit(jax.grad(lambda p: (model.apply(p, {"tokens": TEXT}).logits ** 2).mean()))
+    stacked = loss(params)["blocks"]
+    rows = loss(params | {"blocks": stack.unstack(params["blocks"])})["blocks"]
+    for i, row in enumerate(rows):
+        jax.tree.map(lambda a, b, i=i: close(a, b[i], rtol=1e-4), row, stacked)

@@ -1,0 +1,197 @@
+"""What holds for every family of `MODELS`: see the fixtures for the sizes."""
+
+import sys
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.core import tree
+from llm_jax.core.table import lookup
+from llm_jax.mesh import plan
+from llm_jax.models import MODELS
+from llm_jax.nn import stack
+
+TOKENS = np.random.default_rng(1).permutation(40)[:24].reshape(2, 12).astype(np.int32)  # all different
+close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
+
+
+@lru_cache
+def logits(model):
+    """The jitted (params, batch, key) -> logits, with no plan active."""
+    return jax.jit(lambda params, batch, key=None: model.apply(params, batch, key=key).logits)
+
+
+def losses(model):
+    """A jitted (loss, gradient) that every part of the model enters."""
+
+    def loss(params, batch, key=None):
+        return jnp.square(jax.nn.log_softmax(model.apply(params, batch, key=key).logits)).mean()
+
+    return jax.jit(jax.value_and_grad(loss))
+
+
+def trees_close(first, second):
+    """Equal to float32 rounding, relative to the largest element of each leaf; key biases have no other gradient."""
+    largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(second))
+    for path, a in tree.flatten(first).items():
+        b = np.asarray(tree.flatten(second)[path])
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max() + 1e-6 * largest, err_msg=path)
+
+
+def test_tokens_alone_give_float32_logits(model, params):
+    out = logits(model)(params, {"tokens": TOKENS})
+    assert out.shape == (2, 12, model.vocab_size) and out.dtype == jnp.float32
+    assert np.isfinite(out).all()
+
+
+def test_int64_tokens_of_numpy_are_legal(model, params):
+    out = logits(model)(params, {"tokens": TOKENS})
+    for same in ({"tokens": TOKENS.astype(np.int64)}, {"tokens": jnp.asarray(TOKENS)}):
+        np.testing.assert_array_equal(logits(model)(params, same), out)
+
+
+def test_no_hidden_state_depends_on_a_later_token(model, params):
+    """By gradient: all tokens differ, so that a row of the embedding table belongs to one place of the text."""
+    T, direction = 12, np.random.default_rng(2).normal(size=16).astype(np.float32)
+
+    def projected(table):
+        embed = params["embed"] | {"tokens": table}
+        return model.apply(params | {"embed": embed}, {"tokens": TOKENS[:1]}).hidden[0] @ direction
+
+    by_row = np.asarray(jax.jit(jax.jacrev(projected))(jnp.asarray(params["embed"]["tokens"])))[:, TOKENS[0]]
+    reached = np.abs(by_row).max(-1) > 0  # [T hidden states, T tokens]
+    np.testing.assert_array_equal(reached, np.tri(T, dtype=bool))
+
+
+def test_no_logit_depends_on_a_later_token(model, params):
+    """By value: whatever follows position t, the logits up to t are the same bits."""
+    run, before = logits(model), logits(model)(params, {"tokens": TOKENS})
+    for t in (1, 6, 11):
+        changed = TOKENS.copy()
+        changed[:, t:] = (changed[:, t:] + 7) % 40
+        after = run(params, {"tokens": changed})
+        np.testing.assert_array_equal(after[:, :t], before[:, :t])
+        assert not np.allclose(after[:, t], before[:, t])
+
+
+def test_packing_and_padding_change_no_logit(model, params):
+    """Two texts in one row, or one with padding on either side or on both, give the logits that each has alone."""
+    a, b, pad = TOKENS[0, :6], TOKENS[1, :6], np.array([5, 9, 9, 5, 1, 2], np.int32)
+    one, two, none = np.full(6, 1), np.full(6, 2), np.zeros(6, int)
+    rows = {
+        "packed": ((a, b), (one, two)),
+        "padded right": ((a, pad), (one, none)),
+        "padded left": ((pad, b), (none, one)),
+        "padded between": ((a[:3], pad, b[:3]), (one[:3], none, two[:3])),
+        "split from its start": ((pad[:4], a, b[:2]), (none[:4], one, two[:2])),
+    }
+    batch = {
+        "tokens": np.stack([np.concatenate(tokens) for tokens, _ in rows.values()]),
+        "segments": np.stack([np.concatenate(segments) for _, segments in rows.values()]).astype(np.int32),
+    }
+    out = dict(zip(rows, logits(model)(params, batch), strict=True))
+    alone_a, alone_b = logits(model)(params, {"tokens": np.stack([a, b])})
+    close(out["packed"][:6], alone_a)
+    close(out["packed"][6:], alone_b)
+    close(out["padded right"][:6], alone_a)
+    close(out["padded left"][6:], alone_b)
+    close(out["padded between"][:3], alone_a[:3])
+    close(out["padded between"][9:], alone_b[:3])
+    close(out["split from its start"][4:10], alone_a)
+    close(out["split from its start"][10:], alone_b[:2])
+
+
+def test_default_segments_and_positions_are_those_of_one_text(model, params):
+    spelled = {
+        "tokens": TOKENS,
+        "segments": np.ones((2, 12), np.int32),
+        "positions": np.tile(np.arange(12, dtype=np.int32), (2, 1)),
+    }
+    close(logits(model)(params, spelled), logits(model)(params, {"tokens": TOKENS}))
+
+
+def test_jitted_is_eager(model, params):
+    close(logits(model)(params, {"tokens": TOKENS}), model.apply(params, {"tokens": TOKENS}).logits)
+
+
+def test_scanned_is_unrolled(make, draw, monkeypatch):
+    """With dropout too: the same draws in the same layers."""
+    model = make(dropout=0.25)
+    params, results = draw(model), []
+    for deepest in (0, 99):
+        monkeypatch.setattr(stack, "UNROLLED_ON_CPU", deepest)
+        results.append(losses(model)(params, {"tokens": TOKENS}, jax.random.key(3)))
+    trees_close({"all": results[0]}, {"all": results[1]})
+
+
+@pytest.mark.parametrize("unrolled", [0, 99], ids=["scanned", "unrolled"])
+def test_what_is_recomputed_changes_no_gradient(model, params, unrolled, monkeypatch):
+    monkeypatch.setattr(stack, "UNROLLED_ON_CPU", unrolled)
+    results = {}
+    for remat in plan.REMAT:
+        with plan.Plan(remat=remat).active():
+            results[remat] = losses(model)(params, {"tokens": TOKENS})
+    trees_close({"all": results["full"]}, {"all": results["none"]})
+    trees_close({"all": results["dots"]}, {"all": results["none"]})
+
+
+def test_dropout_needs_a_key_and_follows_it(make, draw):
+    model = make(dropout=0.5)
+    params, run = draw(model), logits(model)
+    without = run(params, {"tokens": TOKENS})
+    first, again = (run(params, {"tokens": TOKENS}, jax.random.key(1)) for _ in range(2))
+    other = run(params, {"tokens": TOKENS}, jax.random.key(2))
+    close(without, logits(make())(params, {"tokens": TOKENS}))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, without) and not np.allclose(first, other)
+
+
+def test_bfloat16_stays_near_float32(model, params):
+    def both(params, batch):
+        out = model.apply(params, batch)
+        return jnp.square(out.logits).mean(), (out.hidden, out.logits)
+
+    exact = np.asarray(logits(model)(params, {"tokens": TOKENS}))
+    with plan.Plan(compute_dtype=jnp.bfloat16).active():
+        gradient, (hidden, out) = jax.jit(jax.grad(both, has_aux=True))(params, {"tokens": TOKENS})
+    assert hidden.dtype == jnp.bfloat16 and out.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    assert 1e-5 < np.abs(np.asarray(out) - exact).max() / np.abs(exact).max() < 0.05  # eight bits of mantissa
+
+
+def test_init_returns_what_is_declared(model):
+    declared = {path: d.shape for path, d in model.declarations().items()}
+    made = {path: leaf.shape for path, leaf in tree.flatten(jax.eval_shape(model.init, jax.random.key(0))).items()}
+    assert made == declared
+    assert all(len(d.axes) == len(d.shape) for d in model.declarations().values())
+    assert all(n is None or n in plan.RULES for d in model.declarations().values() for n in d.axes)
+
+
+def test_every_parameter_matters(model, params):
+    """A declared parameter that no logit depends on is dead weight."""
+    batch = {"tokens": TOKENS, "segments": np.repeat([[1, 2]], 6, axis=1).repeat(2, axis=0)}
+    gradient = losses(model)(params, batch)[1]
+    rounding = ("key_bias",)  # softmax is blind to what all keys share: zero but for rounding
+    dead = [p for p, g in tree.flatten(gradient).items() if not np.abs(g).max() > 1e-7 and not p.endswith(rounding)]
+    assert not dead
+
+
+@pytest.mark.parametrize(
+    ("family", "preset", "fields", "parameters"),
+    [
+        ("gpt2", "124m", {"vocab_size": 50_257, "max_positions": 1024}, 124_439_808),
+        ("gpt2", "1.5b", {"vocab_size": 50_257, "max_positions": 1024}, 1_557_611_200),
+        ("llama", "7b", {"vocab_size": 32_000}, 6_738_415_616),
+        ("llama", "13b", {"vocab_size": 32_000}, 13_015_864_320),
+        ("llama", "70b", {"vocab_size": 32_000}, 68_976_648_192),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(family, preset, fields, parameters):
+    """Counted from the declarations: nothing is allocated. The numbers are those of the published checkpoints."""
+    make = lookup(MODELS, family, "model.name")
+    model = make(**fields, **sys.modules[make.__module__].PRESETS[preset])
+    assert sum(int(np.prod(d.shape, dtype=np.int64)) for d in model.declarations().values()) == parameters

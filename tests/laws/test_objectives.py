@@ -1,0 +1,154 @@
+"""What holds for every objective of `OBJECTIVES`, on a tiny llama; and the formulas of single ones."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.core.table import lookup
+from llm_jax.models.decoder.gpt2 import GPT2
+from llm_jax.models.decoder.llama import Llama
+from llm_jax.objectives import OBJECTIVES
+from llm_jax.objectives.causal import Causal
+
+V, B, T = 40, 4, 12
+MODEL = Llama(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24)
+RNG = np.random.default_rng(0)
+BATCH = {
+    "tokens": RNG.integers(0, V, (B, T)).astype(np.int32),
+    "targets": RNG.integers(0, V, (B, T)).astype(np.int32),
+    "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
+}
+VARIANTS = {  # options that change what is computed; every member has at least the empty line
+    "causal": [{}, {"z_loss": 0.1, "label_smoothing": 0.2}, {"cross_entropy": "chunked", "label_smoothing": 0.2}],
+}
+CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]
+
+
+@pytest.fixture(scope="module")
+def params():
+    return MODEL.init(jax.random.key(0))
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def objective(request):
+    name, i = request.param
+    return lookup(OBJECTIVES, name, "objective.name")(**VARIANTS.get(name, [{}])[i])
+
+
+@pytest.fixture
+def learn(objective, params):
+    """Batch -> ((total, (loss, stats)), gradient of the total by the parameters), compiled."""
+
+    def total(p, batch):
+        loss, stats = objective(MODEL, p, batch, None)
+        return loss.total, (loss, stats)
+
+    compiled = jax.jit(jax.value_and_grad(total, has_aux=True))
+    return lambda batch: compiled(params, batch)
+
+
+def leaves_close(a, b, rtol=1e-6):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(1.0, float(np.abs(y).max())))
+
+
+def test_a_target_of_zero_weight_changes_nothing_at_all(learn):
+    other = np.where(BATCH["weights"] == 0, (BATCH["targets"] + 7) % V, BATCH["targets"])
+    assert (other != BATCH["targets"]).any()
+    first, second = learn(BATCH), learn(BATCH | {"targets": other})
+    for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_batch_of_zero_weight_has_zero_gradient(learn):
+    (total, (loss, _)), gradient = learn(BATCH | {"weights": np.zeros((B, T), np.float32)})
+    assert total == 0 and loss.weight == 0 and loss.value == 0
+    assert all(not np.any(g) for g in jax.tree.leaves(gradient))
+
+
+def test_halves_add_up_to_the_whole(learn):
+    whole = learn(BATCH)
+    halves = [learn({k: v[rows] for k, v in BATCH.items()}) for rows in (slice(0, 1), slice(1, B))]
+    leaves_close(jax.tree.map(jnp.add, *halves), whole, rtol=2e-6)
+
+
+def test_it_is_finite_at_the_beginning_and_near_what_guessing_gives(learn):
+    (_, (loss, stats)), gradient = learn(BATCH)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, stats, gradient)))
+    assert abs(float(stats["loss"].value) - math.log(V)) < 0.2
+
+
+def test_weights_scale_the_sums_and_not_the_mean(learn):
+    (_, (loss, _)), gradient = learn(BATCH)
+    (_, (heavy, _)), steep = learn(BATCH | {"weights": 2 * BATCH["weights"]})
+    leaves_close(heavy.value, loss.value)
+    leaves_close(steep, jax.tree.map(lambda g: 2 * g, gradient), rtol=5e-6)
+
+
+def test_int64_numpy_is_legal(learn):
+    wide = {k: v.astype(np.int64) if v.dtype == np.int32 else v.astype(np.float64) for k, v in BATCH.items()}
+    leaves_close(learn(wide), learn(BATCH))
+
+
+def test_tokens_alone_are_legal_and_predict_the_next_one(learn):
+    tokens = BATCH["tokens"]
+    spelled = {
+        "tokens": tokens,
+        "targets": np.roll(tokens, -1, axis=1),
+        "weights": np.tile((np.arange(T) < T - 1).astype(np.float32), (B, 1)),
+    }
+    leaves_close(learn({"tokens": tokens}), learn(spelled))
+    assert learn({"tokens": tokens})[0][1][0].weight == B * (T - 1)
+
+
+def test_no_text_predicts_the_beginning_of_the_next(learn):
+    segments = np.repeat([[1, 2, 0]], 4, axis=1).repeat(B, axis=0).astype(np.int32)
+    inside = np.tile([1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0], (B, 1)).astype(np.float32)
+    tokens = {"tokens": BATCH["tokens"], "segments": segments}
+    spelled = tokens | {"targets": np.roll(BATCH["tokens"], -1, axis=1), "weights": inside}
+    leaves_close(learn(tokens), learn(spelled))
+
+
+def test_padding_has_no_weight_when_weights_are_not_given(learn):
+    segments = np.ones((B, T), np.int32)
+    segments[:, T - 3 :] = 0
+    batch = {"tokens": BATCH["tokens"], "targets": BATCH["targets"], "segments": segments}
+    changed = np.where(segments == 0, (batch["targets"] + 7) % V, batch["targets"])
+    leaves_close(learn(batch), learn(batch | {"targets": changed}))
+
+
+def numpy_loss(logits, targets, weights, z_loss, smoothing):
+    """Szegedy et al. 2016, §7 and Chowdhery et al. 2022, §5, spelled out."""
+    logits = np.asarray(logits, np.float64)
+    log_z = np.log(np.exp(logits).sum(-1))
+    log_p = logits - log_z[..., None]
+    wanted = (1 - smoothing) * np.eye(V)[targets] + smoothing / V
+    return ((-(wanted * log_p).sum(-1) + z_loss * log_z**2) * weights).sum() / weights.sum()
+
+
+@pytest.mark.parametrize("z_loss", [0.0, 0.3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
+@pytest.mark.parametrize("kernel", ["plain", "chunked"])
+def test_causal_is_the_formula(z_loss, smoothing, kernel, params):
+    objective = Causal(z_loss=z_loss, label_smoothing=smoothing, cross_entropy=kernel)
+    loss, _ = jax.jit(lambda p, b: objective(MODEL, p, b, None))(params, BATCH)
+    logits = MODEL.apply(params, BATCH).logits
+    wanted = numpy_loss(logits, BATCH["targets"], BATCH["weights"], z_loss, smoothing)
+    np.testing.assert_allclose(loss.value, wanted, rtol=1e-5)
+
+
+def test_what_is_logged_as_loss_is_the_plain_likelihood(params):
+    _, stats = Causal(z_loss=0.3)(MODEL, params, BATCH, None)
+    wanted = numpy_loss(MODEL.apply(params, BATCH).logits, BATCH["targets"], BATCH["weights"], 0.0, 0.0)
+    np.testing.assert_allclose(stats["loss"].value, wanted, rtol=1e-5)
+
+
+def test_dropout_follows_the_key_and_is_absent_without_one():
+    model = GPT2(vocab_size=V, max_positions=T, num_layers=1, embed_dim=16, num_heads=2, dropout=0.5)
+    params = model.init(jax.random.key(0))
+    run = jax.jit(lambda key: Causal()(model, params, BATCH, key)[0].value)
+    values = [float(run(key)) for key in (None, None, jax.random.key(1), jax.random.key(1), jax.random.key(2))]
+    assert values[0] == values[1] and values[2] == values[3] and len(set(values)) == 3

@@ -1,0 +1,85 @@
+"""Logits and gradients of Hugging Face `transformers`, through the maps of names; see golden/make_decoders.py."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.core import tree
+from llm_jax.core.table import lookup
+from llm_jax.interop.names import NAMES, from_hf
+from llm_jax.models import MODELS
+from llm_jax.nn.rotary import Rope
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "decoders.npz"
+
+
+def gpt2_fields(config):
+    return {
+        "vocab_size": config["vocab_size"],
+        "max_positions": config["n_positions"],
+        "num_layers": config["n_layer"],
+        "embed_dim": config["n_embd"],
+        "num_heads": config["n_head"],
+        "mlp_dim": config["n_inner"],
+        "norm_eps": config["layer_norm_epsilon"],
+    }
+
+
+def llama_fields(config):
+    return {
+        "vocab_size": config["vocab_size"],
+        "num_layers": config["num_hidden_layers"],
+        "embed_dim": config["hidden_size"],
+        "num_heads": config["num_attention_heads"],
+        "num_kv_heads": config["num_key_value_heads"],
+        "head_dim": config["head_dim"],
+        "mlp_dim": config["intermediate_size"],
+        "norm_eps": config["rms_norm_eps"],
+        "tied": config["tie_word_embeddings"],
+        "rope": Rope(theta=config["rope_parameters"]["rope_theta"]),
+    }
+
+
+FIELDS = {"gpt2": gpt2_fields, "llama": llama_fields}
+CASES = ["gpt2", "gpt2 narrow mlp", "llama", "llama grouped", "llama tied"]
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as arrays:
+        return dict(arrays)
+
+
+def test_every_case_is_tested(golden):
+    assert {name.partition("/")[0] for name in golden} == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients_are_those_of_transformers(golden, case):
+    arrays = {name.removeprefix(case + "/"): a for name, a in golden.items() if name.startswith(case + "/")}
+    config = json.loads(str(arrays["config"]))
+    family = config["model_type"]
+    model, names = lookup(MODELS, family, "model.name")(**FIELDS[family](config)), lookup(NAMES, family, "names")
+    shapes = {path: d.shape for path, d in model.declarations().items()}
+
+    def ours(kind):
+        found = {n.removeprefix(kind): a for n, a in arrays.items() if n.startswith(kind)}
+        return dict(from_hf(names, shapes, found.items()))
+
+    def loss(params):
+        logits = model.apply(params, {"tokens": arrays["tokens"]}).logits
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), arrays["targets"][..., None], axis=-1)
+        return -chosen.mean(), logits
+
+    (value, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(tree.unflatten(ours("weight/")))
+    np.testing.assert_allclose(logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max())
+    np.testing.assert_allclose(value, arrays["loss"], rtol=1e-5)
+    expected, largest = ours("gradient/"), max(np.abs(a).max() for n, a in arrays.items() if n.startswith("gradient/"))
+    for path, found in tree.flatten(gradient).items():
+        np.testing.assert_allclose(
+            found, expected[path], rtol=0, atol=1e-4 * np.abs(expected[path]).max() + 1e-6 * largest, err_msg=path
+        )
