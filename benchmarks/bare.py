@@ -5,13 +5,14 @@
 The model is exactly transformers' `GPT2LMHeadModel` (pre-norm, learned positions, biases, tanh gelu, tied head, no
 dropout), fp32, with a causal loss, a global clip at 1.0 and AdamW(b1 .9, b2 .95, decay .1 on matrices). It prints one
 JSON line a step and a summary. The tricks: activations stay flat [B·T, D]; one list entry a layer, all unrolled;
-hand-written VJPs for layer norm, gelu, cross-entropy and the weight gradients (which avoid reading columns at a stride
+hand-written VJPs for layer norm, gelu, attention and the weight gradients (which avoid reading columns at a stride
 that is a power of two); attention in query chunks that skip the masked part; embedding by gather, its gradient added to
 the head's own buffer; clip and AdamW in one expression; donated state. For the pages of malloc the caller sets
 GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=68719476736 MALLOC_TOP_PAD_=268435456.
 """
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -25,14 +26,9 @@ import numpy as np
 from jax import lax
 
 Tree = Any
-
-
 Cell = namedtuple("Cell", "L D H F T B V chunks")  # layers, width, heads, hidden, time, batch, vocabulary, query chunks
-CELLS = {
-    "S": Cell(4, 128, 4, 512, 64, 12, 256, 1),
-    "M": Cell(6, 384, 6, 1536, 256, 8, 8192, 4),
-    "G": Cell(12, 768, 12, 3072, 256, 2, 50304, 4),
-}
+CELLS = {"S": Cell(4, 128, 4, 512, 64, 12, 256, 1), "M": Cell(6, 384, 6, 1536, 256, 8, 8192, 4)}
+CELLS["G"] = Cell(12, 768, 12, 3072, 256, 2, 50304, 4)
 
 
 def init(cell: Cell, seed: int) -> Tree:
@@ -42,26 +38,18 @@ def init(cell: Cell, seed: int) -> Tree:
     def normal(*shape: int, scale: float = 0.02) -> np.ndarray:
         return rng.standard_normal(shape, dtype=np.float32) * np.float32(scale)
 
-    def norm() -> Tree:
-        return {"scale": np.ones(D, np.float32), "bias": np.zeros(D, np.float32)}
-
     def dense(into: int, out: int, scale: float = 0.02) -> Tree:
         return {"kernel": normal(into, out, scale=scale), "bias": np.zeros(out, np.float32)}
 
-    into_residual = 0.02 / math.sqrt(2 * cell.L)
+    norm = {"scale": np.ones(D, np.float32), "bias": np.zeros(D, np.float32)}
+    last = 0.02 / math.sqrt(2 * cell.L)
 
-    def layer() -> Tree:
-        attend = {"ln_1": norm(), "qkv": dense(D, 3 * D), "out": dense(D, D, into_residual)}
-        return attend | {"ln_2": norm(), "up": dense(D, F), "down": dense(F, D, into_residual)}
-
-    layers = [layer() for _ in range(cell.L)]
-    return {"wte": normal(cell.V, D), "wpe": normal(cell.T, D), "layers": layers, "ln_f": norm()}
-
-
-@jax.custom_vjp
-def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """x [N,D] -> [N,D], one-pass variance."""
-    return _layer_norm_forward(x, scale, bias)[0]
+    layers = [
+        {"ln_1": norm, "qkv": dense(D, 3 * D), "out": dense(D, D, last)}
+        | {"ln_2": norm, "up": dense(D, F), "down": dense(F, D, last)}
+        for _ in range(cell.L)
+    ]
+    return {"wte": normal(cell.V, D), "wpe": normal(cell.T, D), "layers": layers, "ln_f": norm}
 
 
 def _layer_norm_forward(x, scale, bias):
@@ -77,13 +65,9 @@ def _layer_norm_backward(saved, dy):
     return dx, jnp.sum(dy * normed, 0), jnp.sum(dy, 0)
 
 
+# x [N,D], scale [D], bias [D] -> [N,D], one-pass variance
+layer_norm = jax.custom_vjp(lambda x, scale, bias: _layer_norm_forward(x, scale, bias)[0])
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
-
-
-@jax.custom_vjp
-def gelu(x: jax.Array) -> jax.Array:
-    """The tanh approximation; the backward reuses the tanh."""
-    return _gelu_forward(x)[0]
 
 
 def _gelu_forward(x):
@@ -96,6 +80,7 @@ def _gelu_backward(saved, dy):
     return (dy * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)),)
 
 
+gelu = jax.custom_vjp(lambda x: _gelu_forward(x)[0])  # the tanh approximation; the tanh is kept for the backward
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
@@ -107,58 +92,74 @@ def weight_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     return lax.dot_general(x, dy, (((0,), (0,)), ((), ())))
 
 
-matmul = jax.custom_vjp(lambda x, kernel: x @ kernel)  # x [N,D], kernel [D,F] -> [N,F]
-matmul.defvjp(lambda x, w: (x @ w, (x, w)), lambda saved, dy: (dy @ saved[1].T, weight_gradient(saved[0], dy)))
+def _dense_backward(saved, dy):
+    return dy @ saved[1].T, weight_gradient(saved[0], dy), jnp.sum(dy, 0)
+
+
+dense = jax.custom_vjp(lambda x, kernel, bias: x @ kernel + bias)  # x [N,D], kernel [D,F], bias [F] -> [N,F]
+dense.defvjp(lambda x, kernel, bias: (x @ kernel + bias, (x, kernel)), _dense_backward)
 unembed = jax.custom_vjp(lambda x, table: x @ table.T)  # x [N,D], table [V,D] -> logits [N,V]
 unembed.defvjp(lambda x, w: (x @ w.T, (x, w)), lambda saved, dy: (dy @ saved[1], weight_gradient(dy, saved[0])))
 
 
-@jax.custom_vjp
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """logits [N,V], targets [N] -> mean negative log-likelihood; the backward is one elementwise pass."""
-    return _cross_entropy_forward(logits, targets)[0]
+    """logits [N,V], targets [N] -> mean negative log-likelihood (a hand-written VJP gains nothing here)."""
+    return jnp.mean(jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, targets[:, None], 1)[:, 0])
 
 
-def _cross_entropy_forward(logits, targets):
-    log_z = jax.nn.logsumexp(logits, -1)
-    nll = log_z - jnp.take_along_axis(logits, targets[:, None], 1)[:, 0]
-    return jnp.mean(nll), (logits, log_z, targets)
-
-
-def _cross_entropy_backward(saved, d):
-    logits, log_z, targets = saved
-    hot = lax.broadcasted_iota(targets.dtype, logits.shape, 1) == targets[:, None]
-    return (jnp.exp(logits - log_z[:, None]) - hot) * (d / logits.shape[0]), None
-
-
-cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
-
-
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def attention(qkv: jax.Array, cell: Cell) -> jax.Array:
     """qkv [B·T,3D] -> [B·T,D], causal, in chunks of queries that see only the keys up to their own end."""
-    B, T, H, K = cell.B, cell.T, cell.H, cell.D // cell.H
-    q, k, v = (qkv[:, i * cell.D : (i + 1) * cell.D].reshape(B, T, H, K).transpose(0, 2, 1, 3) for i in range(3))
-    q = q * (1 / math.sqrt(K))
-    size, mixed = T // cell.chunks, []
-    for low in range(0, T, size):
-        high = low + size
+    return _attention_forward(qkv, cell)[0]
+
+
+def _heads(x, cell):
+    return x.reshape(cell.B, cell.T, cell.H, -1).transpose(0, 2, 1, 3)
+
+
+def _flat(x):
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0] * x.shape[2], -1)
+
+
+def _attention_forward(qkv, cell):
+    q, k, v = (_heads(x, cell) for x in jnp.split(qkv, 3, 1))
+    q, mixed, weights, inverse = q * (cell.D // cell.H) ** -0.5, [], [], []
+    size = cell.T // cell.chunks
+    for high in range(size, cell.T + 1, size):
+        low = high - size
         scores = jnp.einsum("bhtk,bhsk->bhts", q[:, :, low:high], k[:, :, :high])
-        visible = np.arange(low, high)[:, None] >= np.arange(high)
-        weights = jax.nn.softmax(jnp.where(visible, scores, -1e30), -1)
-        mixed.append(jnp.einsum("bhts,bhsk->bhtk", weights, v[:, :, :high]))
-    return jnp.concatenate(mixed, 2).transpose(0, 2, 1, 3).reshape(B * T, cell.D)
+        scores = jnp.where(np.arange(low, high)[:, None] >= np.arange(high), scores, -1e30)
+        weights.append(jnp.exp(scores - jnp.max(scores, -1, keepdims=True)))
+        inverse.append(1 / jnp.sum(weights[-1], -1, keepdims=True))
+        mixed.append(jnp.einsum("bhts,bhsk->bhtk", weights[-1], v[:, :, :high]) * inverse[-1])
+    out = jnp.concatenate(mixed, 2)
+    return _flat(out), (q, k, v, out, weights, jnp.concatenate(inverse, 2))
 
 
-def dense(x: jax.Array, p: Tree) -> jax.Array:
-    """x [N,D] @ kernel + bias."""
-    return matmul(x, p["kernel"]) + p["bias"]
+def _attention_backward(cell, saved, d):
+    q, k, v, out, weights, inverse = saved
+    d = _heads(d, cell) * inverse
+    along, dq, dk, dv = jnp.sum(d * out, -1, keepdims=True), list[jax.Array](), jnp.zeros(()), jnp.zeros(())
+    for w in weights:
+        low, high = len(dq) * w.shape[2], w.shape[3]
+        dw = jnp.einsum("bhtk,bhsk->bhts", d[:, :, low:high], v[:, :, :high])
+        ds = w * (dw - along[:, :, low:high])
+        dq.append(jnp.einsum("bhts,bhsk->bhtk", ds, k[:, :, :high]))
+        later = ((0, 0), (0, 0), (0, cell.T - high), (0, 0))
+        dk += jnp.pad(jnp.einsum("bhts,bhtk->bhsk", ds, q[:, :, low:high]), later)
+        dv += jnp.pad(jnp.einsum("bhts,bhtk->bhsk", w, d[:, :, low:high]), later)
+    each = jnp.concatenate(dq, 2) * (cell.D // cell.H) ** -0.5, dk, dv
+    return (jnp.concatenate([_flat(x) for x in each], 1),)
+
+
+attention.defvjp(_attention_forward, _attention_backward)
 
 
 def loss_from_embedding(x: jax.Array, params: Tree, targets: jax.Array, cell: Cell) -> jax.Array:
     """x [B·T,D] embedded tokens, targets [B·T] -> mean loss."""
     for p in params["layers"]:
-        x = x + dense(attention(dense(layer_norm(x, **p["ln_1"]), p["qkv"]), cell), p["out"])
-        x = x + dense(gelu(dense(layer_norm(x, **p["ln_2"]), p["up"])), p["down"])
+        x = x + dense(attention(dense(layer_norm(x, **p["ln_1"]), **p["qkv"]), cell), **p["out"])
+        x = x + dense(gelu(dense(layer_norm(x, **p["ln_2"]), **p["up"])), **p["down"])
     x = layer_norm(x, **params["ln_f"])
     return cross_entropy(unembed(x, params["wte"]), targets)
 
@@ -182,8 +183,7 @@ def adamw(state: Tree, grads: Tree, rate: float) -> Tree:
     v = jax.tree.map(lambda v, g: 0.95 * v + 0.05 * (clip * g) ** 2, state["v"], grads)
 
     def move(p, m, v):
-        decay = 0.1 if p.ndim == 2 else 0.0
-        return p - rate * (m * c1 / (jnp.sqrt(v * c2) + 1e-8) + decay * p)
+        return p - rate * (m * c1 / (jnp.sqrt(v * c2) + 1e-8) + (0.1 * p if p.ndim == 2 else 0.0))
 
     return {"params": jax.tree.map(move, state["params"], m, v), "m": m, "v": v, "step": step}
 
@@ -207,7 +207,7 @@ def seconds_since_start() -> float:
 
 def train(cell: Cell, steps: int, warmup: int, path: str | None, seed: int, rate: float) -> dict[str, float]:
     """Run `steps` steps, print one line for each, and return the summary of those after the first `warmup`."""
-    params = jax.tree.map(jnp.asarray, init(cell, seed))
+    params = jax.tree.map(jnp.array, init(cell, seed))
     zeros = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree))
     state = {"params": params, "m": zeros(params), "v": zeros(params), "step": jnp.zeros(())}
 
@@ -224,15 +224,10 @@ def train(cell: Cell, steps: int, warmup: int, path: str | None, seed: int, rate
         line = {"step": step + 1, "seconds": times[-1][0], "cpu_seconds": times[-1][1], "loss": float(loss)}
         print(json.dumps(line), flush=True)
     wall, cpu = np.array(times[warmup:]).T
-    tokens = cell.B * cell.T
-    gflops = tokens * 1e-9 * (6 * (12 * cell.L * cell.D**2 + cell.V * cell.D) + 12 * cell.L * cell.T * cell.D)
-    return {
-        "first_step_s": first,
-        "tokens_per_s": tokens / np.median(wall),
-        "tokens_per_cpu_s": tokens / np.median(cpu),
-        "best_tokens_per_cpu_s": tokens / np.min(cpu),
-        "gflops_per_s": gflops / np.median(wall),
-    }
+    tokens, flops = cell.B * cell.T, 6 * (12 * cell.L * cell.D**2 + cell.V * cell.D) + 12 * cell.L * cell.T * cell.D
+    speed = {"tokens_per_s": tokens / np.median(wall), "gflops_per_s": tokens * flops * 1e-9 / np.median(wall)}
+    per_cpu = {"tokens_per_cpu_s": tokens / np.median(cpu), "best_tokens_per_cpu_s": tokens / np.min(cpu)}
+    return {"first_step_s": first} | speed | per_cpu
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The benchmark's cells as a recipe of this library: GPT-2-style decoders on the State of the Union speeches.
 
-    python -m llm_jax train --config=benchmarks/cells.py:M --workdir=/tmp/cell_m
+python -m llm_jax train --config=benchmarks/cells.py:M --workdir=/tmp/cell_m
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """The peer: transformers' GPT-2 on torch CPU, eager, on the cells of `bare.py`. Needs requirements-oracles.txt.
 
-    python -m benchmarks.peer_transformers --cell M --steps 20 [--tokens train.bin]
+python -m benchmarks.peer_transformers --cell M --steps 20 [--tokens train.bin]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """nanoGPT's CPU cell on the State of the Union speeches: characters, 4 layers, 128 wide, 64 characters of context.
 
-    python -m llm_jax train --config=configs/char_sotu.py --workdir=runs/char_sotu
+python -m llm_jax train --config=configs/char_sotu.py --workdir=runs/char_sotu
 """
 
 from ml_collections import ConfigDict

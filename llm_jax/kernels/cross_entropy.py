@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from llm_jax.mesh import plan
+
 Head = Callable[[Array], Array]
 
 
@@ -61,15 +63,24 @@ def chunked(
     smoothing: float = 0.0,
     chunk: int = 1024,
 ) -> TokenLoss:
-    """Return what `plain` returns; logits of `chunk` tokens at a time exist, and are made again for the gradient."""
-    shape = targets.shape
-    tokens = math.prod(shape)
-    if tokens <= chunk:
+    """Return what `plain` returns; logits of `chunk` tokens at a time exist, and are made again for the gradient.
+
+    A chunk is some positions of every row, so that on a mesh each device keeps to its own rows.
+    """
+    *rows, T = targets.shape
+    shards = plan.current().batch_shards
+    if math.prod(targets.shape) <= chunk * shards:
         return plain(head, hidden, targets, smoothing=smoothing)
-    chunks = math.ceil(tokens / chunk)
-    padding = chunks * chunk - tokens
-    flat = jnp.pad(hidden.reshape(tokens, -1), ((0, padding), (0, 0))).reshape(chunks, chunk, -1)
-    wanted = jnp.pad(targets.reshape(-1), (0, padding)).reshape(chunks, chunk)
+    width = min(T, max(1, chunk * shards // math.prod(rows)))
+    chunks, axis = math.ceil(T / width), len(rows)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, chunks * width - T if i == axis else 0) for i in range(x.ndim)])
+        return jnp.moveaxis(padded.reshape(*rows, chunks, width, *x.shape[axis + 1 :]), axis, 0)
+
+    def join(x: Array) -> Array:
+        return jnp.moveaxis(x, 0, axis).reshape(*rows, chunks * width)[..., :T]
+
     one = jax.checkpoint(lambda h, t: plain(head, h, t, smoothing=smoothing))
-    nll, log_z = jax.lax.map(lambda xs: one(*xs), (flat, wanted))
-    return TokenLoss(nll.reshape(-1)[:tokens].reshape(shape), log_z.reshape(-1)[:tokens].reshape(shape))
+    nll, log_z = jax.lax.map(lambda xs: one(*xs), (split(hidden), split(targets)))
+    return TokenLoss(join(nll), join(log_z))

@@ -48,7 +48,8 @@ class Full:
         """Return one layer's keys and values, [B,S,G,K] each."""
         rows, slots = self.valid.shape
         shape = (rows, -1, slots, self.keys[0].shape[-1])
-        return tuple(jnp.swapaxes(_layer(store, layer).reshape(shape), 1, 2) for store in (self.keys, self.values))
+        keys, values = (_layer(store, layer).reshape(shape) for store in (self.keys, self.values))
+        return jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
 
     def advance(self, real: Bool[Array, "B T"]) -> "Full":
         """Count the T slots as written."""

@@ -86,6 +86,9 @@ def check(config: Config) -> tuple[Sections, Plan]:
     objective(config)
     plan = plans.build(parts.mesh.sizes(), dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat)
     _check_rows(parts, plan)
+    positions = getattr(built, "max_positions", parts.data.seq_len)
+    if positions < parts.data.seq_len:
+        raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
     jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in built.declarations().items()}))
     if not 0 <= values["seed"] < 1 << 32:

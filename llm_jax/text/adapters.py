@@ -46,7 +46,7 @@ def content_of(path: Any) -> bytes:
     try:
         return epath.Path(path).expanduser().read_bytes()
     except OSError as error:
-        raise UserError(f"tokenizer.path={str(path)!r} cannot be read: {error.strerror or error}") from None
+        raise UserError(f"data.tokenizer.path={str(path)!r} cannot be read: {error.strerror or error}") from None
 
 
 def make_huggingface(
@@ -121,7 +121,7 @@ def _control_id(engine: Any, role: str, token: str | None) -> int | None:
     usual = (EOS, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]") if role == "eos" else ()
     found = [engine.token_to_id(name) for name in ((token,) if token else usual)]
     if token and found == [None]:
-        raise UserError(f"tokenizer.{role}={token!r} is not in the tokenizer's vocabulary")
+        raise UserError(f"data.tokenizer.{role}={token!r} is not in the tokenizer's vocabulary")
     return next((i for i in found if i is not None), None)
 
 
@@ -152,7 +152,7 @@ def read_sentencepiece(files: Files) -> Tokenizer:
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError:
-        raise UserError("tokenizer.name='sentencepiece' needs `pip install sentencepiece`") from None
+        raise UserError("data.tokenizer.name='sentencepiece' needs `pip install sentencepiece`") from None
     model = SentencePieceProcessor()
     try:
         model.LoadFromSerializedProto(files[MODEL])
@@ -185,18 +185,18 @@ def read_tiktoken(files: Files) -> Tokenizer:
     try:
         import tiktoken
     except ImportError:
-        raise UserError("tokenizer.name='tiktoken' needs `pip install tiktoken`") from None
+        raise UserError("data.tokenizer.name='tiktoken' needs `pip install tiktoken`") from None
     meta, ranks = read_json(files, CONTROLS, "tokenizer 'tiktoken'"), _ranks(files[RANKS])
     eos = max(ranks.values()) + 1 if meta["eos_id"] is None else meta["eos_id"]
     if eos in set(ranks.values()):
-        raise UserError(f"tokenizer.eos_id={eos} is already the id of a token")
+        raise UserError(f"data.tokenizer.eos_id={eos} is already the id of a token")
     vocabulary = [b""] * (max(*ranks.values(), eos) + 1)
     for piece, rank in ranks.items():
         vocabulary[rank] = piece
     try:
         engine = tiktoken.Encoding("file", pat_str=meta["pattern"], mergeable_ranks=ranks, special_tokens={EOS: eos})
     except ValueError as error:
-        raise UserError(f"tokenizer.pattern={meta['pattern']!r} is not a regular expression: {error}") from None
+        raise UserError(f"data.tokenizer.pattern={meta['pattern']!r} is not a regular expression: {error}") from None
 
     def to_ids(text: str) -> np.ndarray:
         try:

@@ -47,7 +47,7 @@ def normalize(
         UserError: an unknown `form` or policy, or a lone surrogate under "error"; the message gives its offset.
     """
     if form not in FORMS:
-        raise UserError(f"normalize.form={form!r} is not known; choose one of: {', '.join(FORMS)}")
+        raise UserError(f"data.normalization.form={form!r} is not known; choose one of: {', '.join(FORMS)}")
     if surrogates not in SURROGATES:
         raise UserError(f"normalize.surrogates={surrogates!r} is not known; choose one of: {', '.join(SURROGATES)}")
     repaired = well_formed(text)

@@ -44,12 +44,12 @@ def build(
     Raises:
         UserError: unknown name or option, texts needed and not given, or a file that is missing or broken.
     """
-    kind: Kind = lookup(TOKENIZERS, name, "tokenizer.name")
-    chosen = check(kind.make, options or {}, "tokenizer")
+    kind: Kind = lookup(TOKENIZERS, name, "data.tokenizer.name")
+    chosen = check(kind.make, options or {}, "data.tokenizer")
     if not kind.trains:
         return kind.read(kind.make((), **chosen))
     if texts is None:
-        raise UserError(f"tokenizer.name={name!r} is trained, and there is no text to train it on")
+        raise UserError(f"data.tokenizer.name={name!r} is trained, and there is no text to train it on")
     if texts_fingerprint is None:
         return kind.read(kind.make(texts(), **chosen))
     where = cache.folder(cache_dir) / "tokenizers" / cache.key("tokenizer", name, chosen, texts_fingerprint, version=1)

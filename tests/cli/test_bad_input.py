@@ -137,6 +137,15 @@ def test_a_wrong_value_is_named_with_what_is_allowed(override, refused):
         assert word in message
 
 
+def test_a_row_longer_than_the_positions_of_the_model_is_refused(refused):
+    message = refused(*train_with("model.max_positions=31", config="{recipe}:gpt2"))
+    assert "model.max_positions=31 is below data.seq_len=32" in message
+
+
+def test_starting_from_a_workdir_that_is_not_there_is_refused(refused):
+    assert "'/nowhere'" in refused(*train_with("init_from=/nowhere"))
+
+
 def test_an_override_given_twice_is_refused(refused):
     message = refused(*train_with("model.num_layers=3", "model.num_layers=4"))
     assert "--config.model.num_layers is given twice" in message

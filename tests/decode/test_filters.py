@@ -13,7 +13,9 @@ from llm_jax.decode.filters import Sampling
 
 V = 37
 top_k, top_p, truncate = jax.jit(filters.top_k), jax.jit(filters.top_p), jax.jit(filters.truncate)
-rows = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).normal(size=(2, V)).astype(np.float32) * 3)
+rows = st.integers(0, 2**32 - 1).map(
+    lambda seed: np.random.default_rng(seed).normal(size=(2, V)).astype(np.float32) * 3
+)
 quick = settings(max_examples=40, deadline=None)
 
 

@@ -174,7 +174,11 @@ def test_prompt_lengths_and_settings_of_a_bucket_share_their_programs():
         ([[1], []], {}, "prompt 1 holds no token"),
         ([[1, 97]], {}, "prompt 0 holds id 97, outside model.vocab_size=97"),
         ([[-1]], {}, "prompt 0 holds id -1"),
-        ([[1] * 100], {"max_new_tokens": 29}, "100 tokens, and with 29 new ones .*model.max_positions=128; .*at most 28"),
+        (
+            [[1] * 100],
+            {"max_new_tokens": 29},
+            "100 tokens, and with 29 new ones .*model.max_positions=128; .*at most 28",
+        ),
         ([[1]], {"max_new_tokens": 0}, r"sample\.max_new_tokens=0"),
         ([[1]], {"num": 0}, r"sample\.num=0"),
         ([[1]], {"seed": -1}, r"sample\.seed=-1"),

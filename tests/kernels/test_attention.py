@@ -78,10 +78,20 @@ def test_queries_share_heads_of_any_number(G):
 def test_an_offset_is_the_end_of_a_longer_text(traced, window):
     """Queries at slots 9.. of 30 keys, of which those past the text's end are never seen."""
     q, k, v, _ = arrays(30)
-    whole = plain(q, k, v, window=window)[:, 9:25]
-    offset = jnp.int32(9) if traced else 9
-    for function in (plain, lambda *x, **o: blockwise(*x, block=5, **o)):
-        found = function(q[:, 9:25], k, v, offset=offset, window=window)
+
+    @jax.jit
+    def three(offset):
+        offset = offset if traced else 9
+        part = q[:, 9:25]
+        return (
+            plain(q, k, v, window=window)[:, 9:25],
+            plain(part, k, v, offset=offset, window=window),
+            blockwise(part, k, v, offset=offset, window=window, block=5),
+            blockwise(part, k, v, offset=offset, window=window, block=2),
+        )
+
+    whole, *parts = three(9)
+    for found in parts:
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -92,18 +102,21 @@ def test_auto_is_plain_at_any_length():
 def test_attention_is_that_of_torch():
     g = {name: jnp.asarray(GOLDEN[name]) for name in GOLDEN}
 
-    def close(found, name):
-        return np.testing.assert_allclose(heads_last(found), g[name], rtol=1e-5, atol=1e-6)
+    @jax.jit
+    def ours():
+        square = [heads_last(g[name]) for name in ("q", "k_square", "v_square")]
+        q, k, v = (heads_last(g[name]) for name in ("q", "k", "v"))
+        # torch's arbitrary mask, one query at a time, as segments of the keys
+        one, keys = jnp.ones((2, 1), int), [jnp.tile(row, (2, 1)).astype(int) for row in g["mask"]]
+        rows = [plain(q[:, t : t + 1], k, v, causal=False, segments=(one, keys[t])) for t in range(7)]
+        return {
+            "causal": plain(*square),
+            "full": plain(*square, causal=False, scale=0.3),
+            "grouped": jnp.concatenate(rows, axis=1),
+        }
 
-    square = [heads_last(g[name]) for name in ("q", "k_square", "v_square")]
-    close(plain(*square), "causal")
-    close(plain(*square, causal=False, scale=0.3), "full")
-    close(blockwise(*square, block=2), "causal")
-    # torch's arbitrary mask, one query at a time, as segments of the keys
-    one, keys = jnp.ones((2, 1), int), [jnp.tile(row, (2, 1)).astype(int) for row in g["mask"]]
-    q, k, v = (heads_last(g[name]) for name in ("q", "k", "v"))
-    rows = [plain(q[:, t : t + 1], k, v, causal=False, segments=(one, keys[t])) for t in range(7)]
-    close(jnp.concatenate(rows, axis=1), "grouped")
+    for name, found in ours().items():
+        np.testing.assert_allclose(heads_last(found), g[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_apple_banana_orange():

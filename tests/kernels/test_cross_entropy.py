@@ -1,11 +1,15 @@
 """Chunked cross-entropy is plain cross-entropy, and its memory does not grow with the tokens."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from llm_jax.kernels.cross_entropy import chunked, plain
+from llm_jax.mesh import plan as plans
+from llm_jax.nn.linear import logits
 
 V, D = 19, 6
 
@@ -16,7 +20,7 @@ def inputs(shape):
     return hidden.astype(np.float32), table.astype(np.float32), rng.integers(0, V, shape), rng.normal(size=shape)
 
 
-@pytest.mark.parametrize("shape", [(24,), (25,), (3, 9), (2, 4)], ids=str)
+@pytest.mark.parametrize("shape", [(24,), (25,), (3, 9), (2, 4), (9, 3), (2, 3, 5)], ids=str)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_chunked_is_plain(shape, smoothing):
     """Values and gradients by hidden states and by a head that other uses share, with weights and a z-loss."""
@@ -67,3 +71,20 @@ def test_memory_does_not_grow_with_the_tokens():
     short, long = temporary_bytes(chunked, 8192), temporary_bytes(chunked, 16384)
     assert long < 1.1 * short
     assert long < temporary_bytes(plain, 16384) / 8
+
+
+def test_on_a_mesh_each_device_keeps_to_its_own_rows():
+    """No gather of hidden states, and no more logits than a chunk on any device."""
+    layout = plans.build({"data": 8})
+    rows = {"hidden": ((16, 32, D), ("batch", "seq", None)), "targets": ((16, 32), ("batch", "seq"))}
+    hidden, targets = (
+        jax.ShapeDtypeStruct(shape, jnp.int32 if name == "targets" else jnp.float32, sharding=layout.sharding(names))
+        for name, (shape, names) in rows.items()
+    )
+    with layout.active():
+        table = np.ones((997, D), np.float32)
+        loss = lambda h, w, t: chunked(lambda h: logits(h, w), h, t, chunk=8).nll.sum()  # noqa: E731
+        program = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(hidden, table, targets).compile().as_text()
+    assert "all-gather" not in program
+    sizes = [np.prod([int(n) for n in lead.split(",")]) for lead in re.findall(r"f32\[([\d,]+),997\]", program)]
+    assert sizes and max(sizes) <= max(8, D)

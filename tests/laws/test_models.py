@@ -127,9 +127,7 @@ def test_scanned_is_unrolled(make, draw, monkeypatch):
     trees_close({"all": results[0]}, {"all": results[1]})
 
 
-@pytest.mark.parametrize("unrolled", [0, 99], ids=["scanned", "unrolled"])
-def test_what_is_recomputed_changes_no_gradient(model, params, unrolled, monkeypatch):
-    monkeypatch.setattr(stack, "UNROLLED_ON_CPU", unrolled)
+def test_what_is_recomputed_changes_no_gradient(model, params):
     results = {}
     for remat in plan.REMAT:
         with plan.Plan(remat=remat).active():

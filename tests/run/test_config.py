@@ -37,7 +37,8 @@ OTHER = {  # a legal value of another kind than a small number, for keys that ne
     "data.packing": "first_fit", "data.options.held_out": "0.2", "objective.cross_entropy": "chunked",
     "train.duration": "7 epochs", "mesh.compute_dtype": "bfloat16", "mesh.remat": "full", "model.attention": "plain",
     "objective.name": "causal",
-    "data.mixture": '[{"source": "sotu"}]', "optimizer.decay_exclude": '["x"]', "init_from": "elsewhere", "data.tokenizer.name": "characters",
+    "data.mixture": '[{"source": "sotu"}]', "optimizer.decay_exclude": '["x"]', "init_from": "elsewhere",
+    "data.tokenizer.name": "characters",
 }  # fmt: skip
 
 OF_TYPE = {

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.nn import cache as caches
 from llm_jax.nn.attention import Context, SelfAttention, context
@@ -83,6 +84,8 @@ class Llama:
         checks.divides("model", "num_kv_heads", self._kv_heads, "num_heads", self.num_heads)
         if self.head_dim is None:
             checks.divides("model", "num_heads", self.num_heads, "embed_dim", self.embed_dim)
+        if self._head_dim % 2:
+            raise UserError(f"model.head_dim={self._head_dim} must be even: rotary positions turn pairs of dimensions")
 
     def declarations(self) -> dict[str, Declaration]:
         """Every parameter by path."""
