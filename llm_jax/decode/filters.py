@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from llm_jax.core.table import UserError
 
 NOTHING = -jnp.inf
+BLOCK = 256
 _LOWEST = -(2**31)
 
 
@@ -133,6 +134,27 @@ def _keep_mass(logits: Float[Array, "B V"], mass: Array, goal: Array) -> Float[A
 
     cutoff = jax.lax.fori_loop(0, 32, halve, jnp.full(logits.shape[0], _LOWEST, jnp.int32))
     return jnp.where(order >= cutoff[:, None], logits, NOTHING)
+
+
+def draw(logits: Float[Array, "B V"], uniform: Float[Array, "B 2"]) -> Int[Array, "B"]:
+    """Return a token of each row with probability softmax(logits), from two random numbers in [0, 1).
+
+    The first chooses a block of `BLOCK` tokens, the second a token in it: a noise for every token of the vocabulary
+    (the Gumbel trick) would cost more than a small model's whole step. Tokens at -inf are never drawn.
+    """
+    B, V = logits.shape
+    mass = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    blocks = jnp.pad(mass, ((0, 0), (0, -V % BLOCK))).reshape(B, -1, BLOCK)
+    block = _pass(blocks.sum(axis=-1), uniform[:, 0])
+    return block * BLOCK + _pass(blocks[jnp.arange(B), block], uniform[:, 1])
+
+
+def _pass(mass: Float[Array, "B N"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
+    """Return the first place of mass above 0 at which the running sum exceeds that part of the whole."""
+    reached = jnp.where(mass > 0, jnp.cumsum(mass, axis=-1), 0)
+    whole = reached.max(axis=-1)
+    target = jnp.minimum(uniform * whole, jnp.nextafter(whole, 0.0))  # rounding must not reach the whole
+    return jnp.argmax(reached > target[:, None], axis=-1)
 
 
 def _ordered(x: Float[Array, "..."]) -> Int[Array, "..."]:

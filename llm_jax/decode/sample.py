@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from llm_jax.core import keys
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Cache, Decodes, Model, Params
-from llm_jax.decode.filters import NOTHING, Knobs, Sampling, repetition, truncate
+from llm_jax.decode.filters import NOTHING, Knobs, Sampling, draw, repetition, truncate
 from llm_jax.mesh import plan
 from llm_jax.nn.stack import unroll_by_default, unstack
 
@@ -104,6 +104,8 @@ def stream(
     """
     settings = settings or Sampling()
     _check_numbers(max_new_tokens=max_new_tokens, num=num, chunk=chunk, seed=seed)
+    if vocab_size is not None:
+        _check_numbers(vocab_size=vocab_size)
     check_prompts(model, prompts, max_new_tokens)
     slots = getattr(model, "max_positions", ALL)
     rows = _aligned([(prompt, number) for prompt in prompts for number in range(num)], slots)
@@ -206,8 +208,8 @@ def _append(progress: Progress, logits: Float[Array, "B V"], rules: Rules, greed
 def _draw(logits: Float[Array, "B V"], progress: Progress, knobs: Knobs, greedy: bool) -> Int[Array, "B"]:
     if greedy:
         return jnp.argmax(logits, axis=-1)
-    token_keys = jax.vmap(lambda key: keys.fold(key, "token", progress.count))(progress.key)
-    return jax.vmap(jax.random.categorical)(token_keys, truncate(logits, knobs))
+    uniform = jax.vmap(lambda key: jax.random.uniform(keys.fold(key, "token", progress.count), (2,)))(progress.key)
+    return draw(truncate(logits, knobs), uniform)
 
 
 def _aligned(prompts: Sequence[tuple[Sequence[int], int]], most: int) -> Prompts:

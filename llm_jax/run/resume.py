@@ -170,7 +170,10 @@ def state(run: Run, workdir: Workdir, saved: Checkpoints) -> tuple[State, int, M
         except CorruptCheckpointError as error:
             raise UserError(f"{error}\nRestore one from a copy, or train in a new --workdir") from None
         return restored, manifest.data_position, manifest.notes
-    new: State = jax.jit(run.learner.init, out_shardings=run.state_shardings)(jax.random.key(run.config.values["seed"]))
+    # Random bits take XLA's CPU compiler seconds at its full level; at this one the bits are the same.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    init = jax.jit(run.learner.init, out_shardings=run.state_shardings, compiler_options=options)
+    new: State = init(jax.random.key(run.config.values["seed"]))
     return begun_from(new, run.config.values["init_from"]), 0, {}
 
 

@@ -5,15 +5,16 @@ Step n is dispatched before the statistics of step n - 1 are read, so that devic
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Batch, Mean, State, Stats
+from llm_jax.core.types import Batch, State, Stats
 from llm_jax.cost.chips import peak_flops
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.learn.ema import averaged
@@ -21,6 +22,7 @@ from llm_jax.mesh import hosts
 from llm_jax.run import evaluate as evaluation
 from llm_jax.run import resume
 from llm_jax.run.build import Run
+from llm_jax.run.meter import Meter
 from llm_jax.run.signals import Stop
 from llm_jax.run.writers import Line, Metrics
 from llm_jax.store.checkpoint import Checkpoints
@@ -34,51 +36,6 @@ class Outcome:
     step: int
     finished: bool
     evaluation: dict[str, Estimate]
-
-
-class Meter:
-    """Sums statistics between two rows of the log, and measures the pace; times are of wall clocks, in seconds."""
-
-    def __init__(self, sums: Mapping[str, tuple[float, float]]):
-        self._sums = {name: Mean(*pair) for name, pair in sums.items()}
-        self._since: float | None = None
-        self._steps = 0
-
-    def add(self, stats: Stats) -> None:
-        """Add a step, waiting until it is done. The first one, mostly compiling, has no part in the pace."""
-        for name, mean in jax.device_get(stats).items():
-            old = self._sums.get(name)
-            self._sums[name] = Mean(float(mean.total), float(mean.weight)) if old is None else _add(old, mean)
-        self._steps += self._since is not None
-        self._since = self._since or time.perf_counter()
-
-    @property
-    def sums(self) -> dict[str, Mean]:
-        """What was added since the last row: a checkpoint keeps it, so that a resumed run writes the same rows."""
-        return dict(self._sums)  # a copy: saves are written later
-
-    def take(self) -> tuple[dict[str, float], float, float | None]:
-        """Return (means, tokens counted, seconds a step, None when not known) since the last call; start anew."""
-        now = time.perf_counter()
-        means = {name: m.total / m.weight if m.weight else 0.0 for name, m in self._sums.items()}
-        tokens = self._sums["loss"].weight if "loss" in self._sums else 0.0
-        pace = (now - (self._since or now)) / self._steps if self._steps else None
-        self._sums, self._since, self._steps = {}, now, 0
-        return means, tokens, pace
-
-    def pause(self) -> Callable[[], None]:
-        """Leave the time until the returned function is called out of the pace (evaluation, sampling)."""
-        began = time.perf_counter()
-
-        def go_on() -> None:
-            if self._since is not None:
-                self._since += time.perf_counter() - began
-
-        return go_on
-
-
-def _add(old: Mean, new: Mean) -> Mean:
-    return Mean(old.total + float(new.total), old.weight + float(new.weight))
 
 
 def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
@@ -123,7 +80,8 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
 
 def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
     rows = run.sections.data.batch_size
-    local = run.data.train.prefetch(start, jax.process_index(), jax.process_count())
+    depth = 0 if jax.default_backend() == "cpu" else 2  # a thread would take its time from the step itself
+    local = run.data.train.prefetch(start, jax.process_index(), jax.process_count(), depth)
     try:
         for batch in local:
             yield hosts.to_devices(batch, rows)
@@ -149,7 +107,7 @@ class Loop:
         self._meter = Meter(notes.get("sums", {}))
         self._began = time.perf_counter() - notes.get("seconds", 0.0)
         self._peak: float | None = None
-        self._rate = jax.jit(run.rate)
+        self._rates: tuple[int, np.ndarray] = (0, np.zeros(0))
         self._evaluate = evaluation.evaluator(run.model)
         self.evaluation: dict[str, Estimate] = {}
 
@@ -205,7 +163,7 @@ class Loop:
 
     def _log(self, step: int) -> None:
         means, tokens, pace = self._meter.take()
-        values = {**means, "learning_rate": float(self._rate(step - 1))}
+        values = {**means, "learning_rate": self._rate(step - 1)}
         if pace is not None:
             self._peak = self._peak or (peak_flops(jax.devices()[0]) or math.nan) * len(jax.devices())
             speed = self._run.tokens_per_step / pace
@@ -214,6 +172,14 @@ class Loop:
         if hosts.is_first():
             self._metrics.write(step, "train", values, tokens)
             self._line.show(step, values, None if pace is None else self._left(step, pace))
+
+    def _rate(self, step: int) -> float:
+        """The learning rate of a step (from 0); many at a time, since a single one would wait behind the next step."""
+        first, rates = self._rates
+        if not 0 <= step - first < len(rates):
+            first, rates = step, np.asarray(self._run.rate(np.arange(step, step + 1000)))
+            self._rates = first, np.broadcast_to(rates, 1000)
+        return float(self._rates[1][step - first])
 
     def _left(self, step: int, pace: float) -> float:
         if self._run.steps is not None:

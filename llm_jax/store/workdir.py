@@ -5,6 +5,7 @@
 It holds data only (nothing in it is ever imported), and no path in it is absolute: move it and it still works.
 """
 
+import os
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from etils import epath
 
 from llm_jax.core.table import UserError
-from llm_jax.store.files import append_line
+from llm_jax.store.files import append_line, is_local
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,8 @@ class Workdir:
     path: epath.Path
 
     def __init__(self, path: epath.PathLike):
-        object.__setattr__(self, "path", epath.Path(path).expanduser())
+        here = epath.Path(path).expanduser()
+        object.__setattr__(self, "path", epath.Path(os.path.abspath(here)) if is_local(here) else here)
 
     @property
     def config(self) -> epath.Path:

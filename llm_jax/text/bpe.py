@@ -48,7 +48,9 @@ def make(texts: Iterable[str], *, vocab_size: int = 4096) -> Files:
     from tokenizers import Tokenizer as Engine
 
     if vocab_size < 257:
-        raise UserError(f"data.tokenizer.vocab_size={vocab_size} is too small; 256 bytes and an end of document need 257")
+        raise UserError(
+            f"data.tokenizer.vocab_size={vocab_size} is too small; 256 bytes and an end of document need 257"
+        )
     engine = Engine(models.BPE())
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     engine.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(PATTERN), "isolated"), byte_level])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from llm_jax.core.table import UserError
 from llm_jax.decode import filters
@@ -96,6 +97,25 @@ def test_tokens_that_tie_at_the_cutoff_are_all_kept():
 
 def test_zeros_of_both_signs_tie():
     assert kept(top_k(jnp.array([[0.0, -0.0, -1.0]]), jnp.array([1]))).tolist() == [[True, True, False]]
+
+
+def test_draws_over_several_blocks_of_the_vocabulary_follow_the_softmax():
+    rng = np.random.default_rng(1)
+    logits = rng.normal(size=2 * filters.BLOCK + 30).astype(np.float32)
+    logits[rng.random(logits.size) < 0.3] = -np.inf
+    many = 200_000
+    uniform = jax.random.uniform(jax.random.key(0), (many, 2))
+    tokens = jax.jit(jax.vmap(lambda u: filters.draw(jnp.asarray(logits)[None], u[None])[0]))(uniform)
+    seen, expected = np.bincount(tokens, minlength=logits.size), softmax(logits)
+    assert not seen[expected == 0].any()
+    assert stats.chisquare(seen[expected > 0], many * expected[expected > 0]).pvalue > 1e-3
+
+
+def test_the_ends_of_the_interval_draw_a_possible_token():
+    logits = jnp.array([[-jnp.inf, 0.0, -jnp.inf, 1.0, -jnp.inf]])
+    nearly_one = np.nextafter(np.float32(1), np.float32(0))
+    assert filters.draw(logits, jnp.zeros((1, 2))).tolist() == [1]
+    assert filters.draw(logits, jnp.full((1, 2), nearly_one)).tolist() == [3]
 
 
 @pytest.mark.parametrize(

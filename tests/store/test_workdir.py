@@ -102,3 +102,10 @@ def test_a_second_job_is_refused_until_the_first_one_dies(tmp_path):
         files.lock(epath.Path(tmp_path))
     with files.lock(epath.Path(tmp_path)):
         assert json.dumps((tmp_path / "lock").read_text())
+
+
+def test_a_relative_workdir_is_one_place_wherever_the_process_goes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = Workdir("runs/first").path
+    monkeypatch.chdir("/")
+    assert path == epath.Path(tmp_path) / "runs" / "first"
