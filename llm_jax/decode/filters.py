@@ -152,9 +152,7 @@ def draw(logits: Float[Array, "B V"], uniform: Float[Array, "B 2"]) -> Int[Array
 def _pass(mass: Float[Array, "B N"], uniform: Float[Array, "B"]) -> Int[Array, "B"]:
     """Return the first place of mass above 0 at which the running sum exceeds that part of the whole."""
     reached = jnp.where(mass > 0, jnp.cumsum(mass, axis=-1), 0)
-    whole = reached.max(axis=-1)
-    target = jnp.minimum(uniform * whole, jnp.nextafter(whole, 0.0))  # rounding must not reach the whole
-    return jnp.argmax(reached > target[:, None], axis=-1)
+    return jnp.argmax(reached > (uniform * reached.max(axis=-1))[:, None], axis=-1)
 
 
 def _ordered(x: Float[Array, "..."]) -> Int[Array, "..."]:
