@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 NEGATIVE = -1e30
 Segments = tuple[Int[Array, "B T"], Int[Array, "B S"]]
@@ -45,16 +45,55 @@ def plain(
     q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
     # Batch dimensions first: XLA's CPU backend multiplies small matrices fastest so.
     q = q.reshape(B, T, G, R, K).transpose(0, 2, 3, 1, 4).reshape(B, G, R * T, K)
-    scores = jnp.einsum("bgnk,bgsk->bgns", q, k.swapaxes(1, 2), preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, G, R, T, S)
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
     allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window)
+    mixed = _mix(q, k.swapaxes(1, 2), v.swapaxes(1, 2), allowed, (B, G, R, T, S), softcap)
+    return mixed.reshape(B, G, R, T, K).transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _mix(
+    q: Float[Array, "B G RT K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B G S K"],
+    allowed: Bool[Array, "..."] | None,
+    shape: tuple[int, ...],
+    softcap: float | None,
+) -> Float[Array, "B G RT K"]:
+    """Return softmax(q kᵀ) v where `allowed`, which broadcasts to `shape` [B,G,R,T,S].
+
+    The gradient by hand normalises after the products, over K numbers a query and not over S.
+    """
+    return _mix_forward(q, k, v, allowed, shape, softcap)[0]
+
+
+def _mix_forward(q, k, v, allowed, shape, softcap):
+    B, G, R, T, S = shape
+    scores = jnp.einsum("bgnk,bgsk->bgns", q, k, preferred_element_type=jnp.float32)
+    capped = None if softcap is None else jnp.tanh(scores / softcap)
+    scores = (scores if softcap is None else softcap * capped).reshape(shape)
     if allowed is not None:
         scores = jnp.where(allowed, scores, NEGATIVE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(B, G, R * T, S)
-    mixed = jnp.einsum("bgns,bgsk->bgnk", weights, v.swapaxes(1, 2)).reshape(B, G, R, T, K)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+    weights = jnp.exp(scores - scores.max(-1, keepdims=True)).reshape(B, G, R * T, S)
+    inverse = 1 / weights.sum(-1, keepdims=True)
+    mixed = jnp.einsum("bgns,bgsk->bgnk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) * inverse
+    return mixed.astype(v.dtype), (q, k, v, allowed, mixed, weights, inverse, capped)
+
+
+def _mix_backward(shape, softcap, saved, d):
+    q, k, v, allowed, mixed, weights, inverse, capped = saved
+    d = d.astype(jnp.float32) * inverse
+    along = (d * mixed).sum(-1, keepdims=True)
+    d = d.astype(v.dtype)
+    dv = jnp.einsum("bgns,bgnk->bgsk", weights.astype(v.dtype), d)
+    scores = weights * (jnp.einsum("bgnk,bgsk->bgns", d, v, preferred_element_type=jnp.float32) - along)
+    if allowed is not None:  # matters to a query that may see nothing, whose weights are not zero
+        scores = jnp.where(allowed, scores.reshape(shape), 0.0).reshape(scores.shape)
+    scores = (scores if softcap is None else scores * (1 - capped * capped)).astype(q.dtype)
+    dq, dk = jnp.einsum("bgns,bgsk->bgnk", scores, k), jnp.einsum("bgns,bgnk->bgsk", scores, q)
+    return dq, dk, dv, None
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
 
 
 def visible(
