@@ -6,6 +6,7 @@ Step n is dispatched before the statistics of step n - 1 are read, so that devic
 import math
 import time
 from collections.abc import Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
     with ExitStack() as open_things:
         open_things.enter_context(run.plan.active())
         saved = open_things.enter_context(resume.checkpoints(run, workdir))
+        begun = None if saved.steps() or run.config.values["init_from"] else _begin_compiling(run)
         state, start, notes = resume.state(run, workdir, saved)
         if run.steps is not None and start >= run.steps:
             return Outcome(start, True, {})
@@ -56,9 +58,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         line = open_things.enter_context(closing(Line(run.steps)))
         loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
         batches = open_things.enter_context(closing(_placed(run, start)))
-        update = jax.jit(
-            run.learner.update, donate_argnums=0, out_shardings=(run.state_shardings, None) if run.plan.mesh else None
-        )
+        update = _jitted(run) if begun is None else begun.result()
         pending: Stats | None = None
         step = start
         for step, batch in enumerate(batches, start + 1):
@@ -76,6 +76,25 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         saved.wait()
         resume.complain(saved)
         return Outcome(step, True, loop.evaluation)
+
+
+def _jitted(run: Run) -> Any:
+    places = (run.state_shardings, None) if run.plan.mesh else None
+    return jax.jit(run.learner.update, donate_argnums=0, out_shardings=places)
+
+
+def _begin_compiling(run: Run) -> Future:
+    """Compile the update in a thread, while a new state is made: nothing in that can be the user's mistake."""
+
+    def compiled() -> Any:
+        with run.plan.active(), closing(_placed(run, 0)) as batches:
+            return _jitted(run).lower(resume.abstract_state(run), next(batches)).compile()
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(compiled)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
