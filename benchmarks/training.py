@@ -2,11 +2,11 @@
 
     python -m benchmarks.training --cells=S,M,G --rounds=9 --out=benchmarks/RESULTS.md [--torch_python=python]
 
-A fourth program, "update alone", calls the library's compiled update on one batch again and again: the distance to it is
-what the loop costs (data, log, dispatch, checkpoints). The programs start once, one after the other, and then take turns: in each round every one runs alone for a few seconds
-while the others are stopped (SIGSTOP), in an order that changes. A round's figure is the median time of the steps that
+The programs start once, one after the other, and then take turns: in each round every one runs alone for a few seconds
+while the others are stopped (SIGSTOP), in an order that changes. A round's figure is the time of a step over those that
 lie wholly in its turn. All have malloc on huge pages. The library runs its real command with real data, log and
-checkpoints; --torch_python names a Python that has requirements-oracles.txt.
+checkpoints; "update alone" calls its compiled update on one batch again and again, and the distance between the two is
+what the loop costs. --torch_python names a Python that has requirements-oracles.txt.
 """
 
 import argparse
