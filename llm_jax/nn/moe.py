@@ -51,10 +51,10 @@ class Experts(nn.Module):
     def __call__(
         self, x: Float[Array, "B T D"], chosen: Int[Array, "B T k"], weights: Float[Array, "B T k"]
     ) -> Float[Array, "B T D"]:
-        E, D, F = self.num_experts, x.shape[-1], self.hidden
+        E, D, F, share = self.num_experts, x.shape[-1], self.hidden, chosen.shape[-1] / self.num_experts
         inner, outer = ("expert", "embed", "mlp"), ("expert", "mlp", "embed")
-        kernels = {name: weight(self, name, (E, D, F), inner, self.up_init) for name in ("gate", "up")}
-        kernels["down"] = weight(self, "down", (E, F, D), outer, self.down_init)
+        kernels = {name: weight(self, name, (E, D, F), inner, self.up_init, share=share) for name in ("gate", "up")}
+        kernels["down"] = weight(self, "down", (E, F, D), outer, self.down_init, share=share)
         axes: dict[str, tuple[str, ...]] = {"gate": inner, "up": inner, "down": outer}
         if self.bias:
             for name in ("gate_bias", "up_bias"):
