@@ -20,7 +20,7 @@ Segments = tuple[Int[Array, "B T"], Int[Array, "B S"]]
 def plain(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
     *,
     causal: bool = True,
     offset: int | Int[Array, ""] = 0,
@@ -28,7 +28,8 @@ def plain(
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B T H K"]:
+    sinks: Float[Array, "H"] | None = None,
+) -> Float[Array, "B T H V"]:
     """Return softmax(scale · q kᵀ) v over the keys that each query may see.
 
     Args:
@@ -38,6 +39,7 @@ def plain(
         window: a query sees at most this many keys back, itself included.
         scale: default K^-1/2.
         softcap: c · tanh(scores / c) before the mask (Gemma 2).
+        sinks: of each head, the score of one more key whose value is zero (gpt-oss).
     """
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]
@@ -53,8 +55,11 @@ def plain(
     if allowed is not None:
         scores = jnp.where(allowed, scores, NEGATIVE)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(B, G, R * T, S)
-    mixed = jnp.einsum("bgns,bgsk->bgnk", weights, v.swapaxes(1, 2)).reshape(B, G, R, T, K)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+    mixed = jnp.einsum("bgns,bgsv->bgnv", weights, v.swapaxes(1, 2)).reshape(B, G, R, T, -1)
+    if sinks is not None:
+        others = jax.nn.logsumexp(scores, axis=-1) - sinks.astype(jnp.float32).reshape(G, R, 1)
+        mixed = mixed * jax.nn.sigmoid(others)[..., None].astype(mixed.dtype)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, H, -1)
 
 
 def visible(
@@ -83,7 +88,7 @@ def visible(
 def blockwise(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
     *,
     causal: bool = True,
     offset: int | Int[Array, ""] = 0,
@@ -91,16 +96,17 @@ def blockwise(
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: Float[Array, "H"] | None = None,
     block: int = 128,
     unrolled: int = 8,
-) -> Float[Array, "B T H K"]:
+) -> Float[Array, "B T H V"]:
     """Return what `plain` returns, one block of queries at a time (Rabe & Staats 2021).
 
     Up to four blocks stand one after the other and keep their scores for the gradient; more stand in at most `unrolled`
     spans, each a loop that makes its scores again. A block or span reads only the keys that causality and the window
     leave to it.
     """
-    options: dict[str, Any] = {"causal": causal, "window": window, "scale": scale, "softcap": softcap}
+    options: dict[str, Any] = {"causal": causal, "window": window, "scale": scale, "softcap": softcap, "sinks": sinks}
     T, S, blocks = q.shape[1], k.shape[1], math.ceil(q.shape[1] / block)
     if blocks == 1:
         return plain(q, k, v, offset=offset, segments=segments, **options)
@@ -123,7 +129,7 @@ def _looped(
     q: Array, k: Array, v: Array, offset: Any, segments: Segments | None, *, block: int, options: dict[str, Any]
 ) -> Array:
     """The blocks of queries in one `lax.map`: compile time and memory stay flat in their number."""
-    B, T, H, K = q.shape
+    B, T, H, _ = q.shape
     blocks = math.ceil(T / block)
 
     def split(x: Array) -> Array:
@@ -136,7 +142,7 @@ def _looped(
 
     starts = offset + block * jnp.arange(blocks)
     rows = (split(q), starts) if segments is None else (split(q), starts, split(segments[0]))
-    return jnp.moveaxis(jax.lax.map(one, rows), 0, 1).reshape(B, blocks * block, H, K)[:, :T]
+    return jnp.moveaxis(jax.lax.map(one, rows), 0, 1).reshape(B, blocks * block, H, v.shape[-1])[:, :T]
 
 
 def _plain(options: dict[str, Any]) -> Callable[..., Array]:
