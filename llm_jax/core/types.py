@@ -59,11 +59,13 @@ class Declaration:
     shape: of the whole leaf, the layer axis included.
     axes: one logical name a dimension (`layer embed mlp heads kv head vocab expert`), or None.
     init: (key, shape of one layer) -> float32 array; a leading `layer` axis is drawn layer by layer.
+    share: the part of it that one token is multiplied by: of experts, top_k / num_experts.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Callable[[Key, tuple[int, ...]], Array]
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from llm_jax.core.types import Declaration
 
 
 def matmul_parameters(declared: Mapping[str, Declaration]) -> int:
-    """Return the number of weights that take part in a matrix product for every token."""
+    """Return the number of weights that each token is multiplied by: of experts, those that it chooses."""
     tables = [p for p, d in declared.items() if "vocab" in d.axes]
     idle = tables[:-1] if len(tables) > 1 else []  # with an untied head, the embedding table is only looked up
-    return sum(math.prod(d.shape) for p, d in declared.items() if p not in idle and _is_matrix(p, d))
+    return sum(round(math.prod(d.shape) * d.share) for p, d in declared.items() if p not in idle and _is_matrix(p, d))
 
 
 def _is_matrix(path: str, d: Declaration) -> bool:

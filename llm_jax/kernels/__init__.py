@@ -1,6 +1,7 @@
-"""Attention and cross-entropy: a plain reference first, the memory-saving one second, one signature each.
+"""Attention, cross-entropy, grouped products: a plain reference first, the fast one second, one signature each.
 
-Letters: B batch, T queries, S keys, H heads, G key/value heads, K head size, V vocabulary, D width, N tokens.
+Letters: B batch, T queries, S keys, H heads, G key/value heads, K head size, V vocabulary, D width, N tokens,
+E experts, F hidden width.
 """
 
 ATTENTION = {
@@ -11,4 +12,10 @@ ATTENTION = {
 CROSS_ENTROPY = {
     "plain": "llm_jax.kernels.cross_entropy:plain",
     "chunked": "llm_jax.kernels.cross_entropy:chunked",
+}
+GROUPED = {
+    "plain": "llm_jax.kernels.grouped_matmul:plain",
+    "ragged": "llm_jax.kernels.grouped_matmul:ragged",
+    "blockwise": "llm_jax.kernels.grouped_matmul:blockwise",
+    "auto": "llm_jax.kernels.grouped_matmul:auto",
 }

@@ -6,7 +6,7 @@ that a block may see; the scores of one block are all that is ever stored, so me
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -20,7 +20,7 @@ Segments = tuple[Int[Array, "B T"], Int[Array, "B S"]]
 def plain(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
     *,
     causal: bool = True,
     offset: int | Int[Array, ""] = 0,
@@ -28,7 +28,9 @@ def plain(
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
-) -> Float[Array, "B T H K"]:
+    sinks: Float[Array, "H"] | None = None,
+    slots: Int[Array, "S"] | None = None,
+) -> Float[Array, "B T H V"]:
     """Return softmax(scale · q kᵀ) v over the keys that each query may see.
 
     Args:
@@ -38,6 +40,8 @@ def plain(
         window: a query sees at most this many keys back, itself included.
         scale: default K^-1/2.
         softcap: c · tanh(scores / c) before the mask (Gemma 2).
+        sinks: of each head, the score of one more key whose value is zero (gpt-oss).
+        slots: the slot of each key where they do not count from 0 (a ring of the last ones); below 0, no key.
     """
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]
@@ -45,23 +49,27 @@ def plain(
     q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
     # Batch dimensions first: XLA's CPU backend multiplies small matrices fastest so.
     q = q.reshape(B, T, G, R, K).transpose(0, 2, 3, 1, 4).reshape(B, G, R * T, K)
-    allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window)
-    mixed = _mix(q, k.swapaxes(1, 2), v.swapaxes(1, 2), allowed, (B, G, R, T, S), softcap)
-    return mixed.reshape(B, G, R, T, K).transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+    allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window, slots=slots)
+    mixed, log_z = _mix(q, k.swapaxes(1, 2), v.swapaxes(1, 2), allowed, (B, G, R, T, S), softcap)
+    mixed = mixed.reshape(B, G, R, T, -1)
+    if sinks is not None:
+        others = log_z.reshape(B, G, R, T) - sinks.astype(jnp.float32).reshape(G, R, 1)
+        mixed = mixed * jax.nn.sigmoid(others)[..., None].astype(mixed.dtype)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, H, -1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _mix(
     q: Float[Array, "B G RT K"],
     k: Float[Array, "B G S K"],
-    v: Float[Array, "B G S K"],
+    v: Float[Array, "B G S V"],
     allowed: Bool[Array, "..."] | None,
     shape: tuple[int, ...],
     softcap: float | None,
-) -> Float[Array, "B G RT K"]:
-    """Return softmax(q kᵀ) v where `allowed`, which broadcasts to `shape` [B,G,R,T,S].
+) -> tuple[Float[Array, "B G RT V"], Float[Array, "B G RT 1"]]:
+    """Return softmax(q kᵀ) v where `allowed`, which broadcasts to `shape` [B,G,R,T,S], and the log of the sum.
 
-    The gradient by hand normalises after the products, over K numbers a query and not over S.
+    The gradient by hand normalises after the products, over V numbers a query and not over S.
     """
     return _mix_forward(q, k, v, allowed, shape, softcap)[0]
 
@@ -73,19 +81,22 @@ def _mix_forward(q, k, v, allowed, shape, softcap):
     scores = (scores if softcap is None else softcap * capped).reshape(shape)
     if allowed is not None:
         scores = jnp.where(allowed, scores, NEGATIVE)
-    weights = jnp.exp(scores - scores.max(-1, keepdims=True)).reshape(B, G, R * T, S)
-    inverse = 1 / weights.sum(-1, keepdims=True)
-    mixed = jnp.einsum("bgns,bgsk->bgnk", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) * inverse
-    return mixed.astype(v.dtype), (q, k, v, allowed, mixed, weights, inverse, capped)
+    top = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - top).reshape(B, G, R * T, S)
+    whole = weights.sum(-1, keepdims=True)
+    inverse = 1 / whole
+    mixed = jnp.einsum("bgns,bgsv->bgnv", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) * inverse
+    log_z = jnp.log(whole) + top.reshape(whole.shape)
+    return (mixed.astype(v.dtype), log_z), (q, k, v, allowed, mixed, weights, inverse, capped)
 
 
 def _mix_backward(shape, softcap, saved, d):
     q, k, v, allowed, mixed, weights, inverse, capped = saved
-    d = d.astype(jnp.float32) * inverse
-    along = (d * mixed).sum(-1, keepdims=True)
-    d = d.astype(v.dtype)
-    dv = jnp.einsum("bgns,bgnk->bgsk", weights.astype(v.dtype), d)
-    scores = weights * (jnp.einsum("bgnk,bgsk->bgns", d, v, preferred_element_type=jnp.float32) - along)
+    d_mixed = d[0].astype(jnp.float32) * inverse
+    along = (d_mixed * mixed).sum(-1, keepdims=True) - d[1] * inverse
+    d_mixed = d_mixed.astype(v.dtype)
+    dv = jnp.einsum("bgns,bgnv->bgsv", weights.astype(v.dtype), d_mixed)
+    scores = weights * (jnp.einsum("bgnv,bgsv->bgns", d_mixed, v, preferred_element_type=jnp.float32) - along)
     if allowed is not None:  # matters to a query that may see nothing, whose weights are not zero
         scores = jnp.where(allowed, scores.reshape(shape), 0.0).reshape(scores.shape)
     scores = (scores if softcap is None else scores * (1 - capped * capped)).astype(q.dtype)
@@ -104,25 +115,26 @@ def visible(
     offset: int | Int[Array, ""],
     segments: Segments | None,
     window: int | None,
+    slots: Int[Array, "S"] | None = None,
 ) -> Array | None:
     """Return the mask, broadcastable to [B,G,R,T,S], of the keys that each query may see; None when it sees all."""
-    distance = offset + jnp.arange(T)[:, None] - jnp.arange(S)[None, :]
-    allowed = None
+    distance = offset + jnp.arange(T)[:, None] - (jnp.arange(S) if slots is None else slots)[None, :]
+    conditions = []
+    if slots is not None:
+        conditions.append((slots >= 0)[None, :])
     if causal:
-        allowed = distance >= 0
+        conditions.append(distance >= 0)
     if window is not None:
-        near = distance < window
-        allowed = near if allowed is None else allowed & near
+        conditions.append(distance < window)
     if segments is not None:
-        same = (segments[0][:, :, None] == segments[1][:, None, :])[:, None, None]
-        allowed = same if allowed is None else allowed & same
-    return allowed
+        conditions.append((segments[0][:, :, None] == segments[1][:, None, :])[:, None, None])
+    return reduce(jnp.logical_and, conditions) if conditions else None
 
 
 def blockwise(
     q: Float[Array, "B T H K"],
     k: Float[Array, "B S G K"],
-    v: Float[Array, "B S G K"],
+    v: Float[Array, "B S G V"],
     *,
     causal: bool = True,
     offset: int | Int[Array, ""] = 0,
@@ -130,16 +142,17 @@ def blockwise(
     window: int | None = None,
     scale: float | None = None,
     softcap: float | None = None,
+    sinks: Float[Array, "H"] | None = None,
     block: int = 128,
     unrolled: int = 8,
-) -> Float[Array, "B T H K"]:
+) -> Float[Array, "B T H V"]:
     """Return what `plain` returns, one block of queries at a time (Rabe & Staats 2021).
 
     Up to four blocks stand one after the other and keep their scores for the gradient; more stand in at most `unrolled`
     spans, each a loop that makes its scores again. A block or span reads only the keys that causality and the window
     leave to it.
     """
-    options: dict[str, Any] = {"causal": causal, "window": window, "scale": scale, "softcap": softcap}
+    options: dict[str, Any] = {"causal": causal, "window": window, "scale": scale, "softcap": softcap, "sinks": sinks}
     T, S, blocks = q.shape[1], k.shape[1], math.ceil(q.shape[1] / block)
     if blocks == 1:
         return plain(q, k, v, offset=offset, segments=segments, **options)
@@ -162,7 +175,7 @@ def _looped(
     q: Array, k: Array, v: Array, offset: Any, segments: Segments | None, *, block: int, options: dict[str, Any]
 ) -> Array:
     """The blocks of queries in one `lax.map`: compile time and memory stay flat in their number."""
-    B, T, H, K = q.shape
+    B, T, H, _ = q.shape
     blocks = math.ceil(T / block)
 
     def split(x: Array) -> Array:
@@ -175,7 +188,7 @@ def _looped(
 
     starts = offset + block * jnp.arange(blocks)
     rows = (split(q), starts) if segments is None else (split(q), starts, split(segments[0]))
-    return jnp.moveaxis(jax.lax.map(one, rows), 0, 1).reshape(B, blocks * block, H, K)[:, :T]
+    return jnp.moveaxis(jax.lax.map(one, rows), 0, 1).reshape(B, blocks * block, H, v.shape[-1])[:, :T]
 
 
 def _plain(options: dict[str, Any]) -> Callable[..., Array]:

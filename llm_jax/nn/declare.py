@@ -25,11 +25,13 @@ def weight(
     shape: tuple[int, ...],
     axes: tuple[str | None, ...],
     init: Callable[[Key, tuple[int, ...]], Array],
+    *,
+    share: float = 1.0,
 ) -> Array:
     """Declare a parameter of `module` and return it as it is used (compute dtype, gathered along `embed`)."""
     record = _RECORD.get()
     if record is not None:
-        record["/".join((*module.path, name))] = Declaration(shape, axes, init)
+        record["/".join((*module.path, name))] = Declaration(shape, axes, init, share)
     return gathered(module.param(name, init, shape), axes)
 
 
@@ -46,7 +48,7 @@ def declarations(module: nn.Module, *inputs: Any, layers: int | None = None, **n
         _RECORD.reset(token)
     if layers is None:
         return record
-    return {p: Declaration((layers, *d.shape), ("layer", *d.axes), d.init) for p, d in record.items()}
+    return {p: Declaration((layers, *d.shape), ("layer", *d.axes), d.init, d.share) for p, d in record.items()}
 
 
 def under(**parts: Mapping[str, Declaration]) -> dict[str, Declaration]:

@@ -10,6 +10,10 @@ from llm_jax.cost import chips, flops
 from llm_jax.models.decoder.gpt2 import GPT2, PRESETS
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.nn import stack
+from llm_jax.nn.declare import declarations
+from llm_jax.nn.initial import zeros
+from llm_jax.nn.moe import Experts, SparseMlp
+from llm_jax.nn.router import SoftmaxRouter
 from llm_jax.objectives.causal import Causal
 
 SIZES = {"vocab_size": 512, "num_layers": 2, "embed_dim": 128, "num_heads": 4, "attention": "plain"}
@@ -71,3 +75,9 @@ def test_longer_names_of_chips_are_not_taken_for_shorter_ones():
             platform, device_kind = "tpu", kind
 
         assert chips.peak_flops(Chip) == peak
+
+
+def test_a_token_costs_the_experts_that_it_chooses_and_the_router():
+    router, experts = SoftmaxRouter(8, 2, zeros), Experts(8, 48, zeros, zeros)
+    declared = declarations(SparseMlp(router, experts), jnp.zeros((1, 1, 32)), jnp.ones((1, 1), bool))
+    assert flops.matmul_parameters(declared) == 2 * 3 * 32 * 48 + 32 * 8

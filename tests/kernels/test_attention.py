@@ -1,5 +1,6 @@
 """Blockwise attention is plain attention, and plain attention is torch's; its memory is linear in the text."""
 
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -52,6 +53,7 @@ def both(one, other, T, S=None, rtol=2e-5, **heads):
         {"softcap": 2.0, "scale": 0.7},
         {"segments": 3},
         {"segments": 3, "window": 11, "softcap": 2.0},
+        {"window": 11, "sinks": np.array([-1.0, 0.0, 2.0, 5.0], np.float32)},
     ],
     ids=lambda o: " ".join(o) or "causal",
 )
@@ -92,6 +94,37 @@ def test_queries_share_heads_of_any_number(G):
         return plain(q, jnp.repeat(k, 4 // G, axis=2), jnp.repeat(v, 4 // G, axis=2))
 
     both(plain, repeated, 21, G=G)
+
+
+@pytest.mark.parametrize("attention", [plain, partial(blockwise, block=8)], ids=["plain", "blockwise"])
+def test_a_sink_is_one_more_key_whose_value_is_zero(attention):
+    """Head by head, as a column of scores; values, and gradients of the sinks too."""
+    q, k, v, direction = arrays(13, G=4)
+
+    def column(q, k, v, sinks):
+        scores = jnp.einsum("bthk,bshk->bhts", q, k) / np.sqrt(6)
+        scores = jnp.where(np.tri(13, dtype=bool), scores, -jnp.inf)
+        scores = jnp.concatenate([jnp.broadcast_to(sinks[:, None, None], (2, 4, 13, 1)), scores], axis=-1)
+        return jnp.einsum("bhts,bshk->bthk", jax.nn.softmax(scores)[..., 1:], v)
+
+    def run(function):
+        out, pullback = jax.vjp(function, q, k, v, np.array([-1.0, 0.0, 2.0, 5.0], np.float32))
+        return out, *pullback(jnp.asarray(direction))
+
+    found, expected = jax.jit(lambda: (run(lambda *x: attention(*x[:3], sinks=x[3])), run(column)))()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, expected)
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 20])
+def test_values_may_be_narrower_or_wider_than_keys(blocks):
+    """Columns of the result are those of the values, each on its own."""
+    q, k, v, _ = arrays(8 * blocks)
+    for wide in (v[..., :2], np.concatenate([v, -v], axis=-1)):
+        whole = jnp.concatenate([wide, wide], axis=-1)[..., :6]
+        found = blockwise(q, k, wide, block=8)
+        expected = plain(q, k, whole)
+        np.testing.assert_allclose(found[..., :2], expected[..., :2], rtol=1e-4, atol=1e-5)
+        assert found.shape == (*q.shape[:3], wide.shape[-1])
 
 
 @pytest.mark.parametrize("traced", [False, True])
