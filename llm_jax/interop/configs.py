@@ -35,8 +35,8 @@ HARMLESS = frozenset({
     # how a program computes, not what
     "pretraining_tp", "rope_interleaved", "reorder_and_upcast_attn", "_attn_implementation", "attn_implementation",
     "_attn_implementation_autoset", "return_dict", "output_attentions", "output_hidden_states",
-    "return_dict_in_generate", "chunk_size_feed_forward", "gradient_checkpointing", "tie_encoder_decoder", "torchscript",
-    "is_decoder", "is_encoder_decoder",
+    "return_dict_in_generate", "chunk_size_feed_forward", "gradient_checkpointing", "tie_encoder_decoder",
+    "torchscript", "is_decoder", "is_encoder_decoder",
     # training and other heads
     "initializer_range", "attention_dropout", "hidden_dropout", "id2label", "label2id", "num_labels", "problem_type",
     "output_router_logits", "router_aux_loss_coef", "finetuning_task", "classifier_dropout",
