@@ -24,6 +24,8 @@ def run(arguments: Sequence[str]) -> int:
     source = open_source(flags.source)
     made = import_run(source, flags.workdir, partial=flags.partial, overrides=overrides)
     print(f"imported {made.family}, {made.parameters:,} parameters, from {flags.source} into {flags.workdir}")
+    for note in source.notes:
+        print(f"warning: {note}", file=sys.stderr)
     if made.initial:
         shown = ", ".join(made.initial[:SHOWN]) + (" …" if len(made.initial) > SHOWN else "")
         print(f"{len(made.initial)} parameters were not in it and keep initial values: {shown}", file=sys.stderr)

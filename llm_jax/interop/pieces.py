@@ -14,18 +14,27 @@ NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of a pi
 
 def from_sentencepiece(tokenizer: Tokenizer) -> str:
     """Return tokenizer.json of a sentencepiece model."""
+    model = model_of(tokenizer)
+    return scored(unigram=model.pop("kind") == UNIGRAM, **model)
+
+
+def model_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the arguments of `scored`, and `kind`: the type of a sentencepiece model."""
     proto = _fields(tokenizer.files[MODEL])
     pieces = [_fields(raw) for raw in proto.get(1, [])]
     trainer, normalizer = _fields(_last(proto, 2, b"")), _fields(_last(proto, 3, b""))
-    return scored(
-        tokens=[_last(p, 1, b"").decode() for p in pieces],
-        scores=[_float(_last(p, 2, b"\0\0\0\0")) for p in pieces],
-        types=[_last(p, 3, NORMAL) for p in pieces],
-        unigram=_last(trainer, 3, UNIGRAM) == UNIGRAM,
-        prefix=bool(_last(normalizer, 3, 1)),
-        charsmap=_last(normalizer, 2, b""),
-        squeeze=bool(_last(normalizer, 4, 1)),
-    )
+    kind = _last(trainer, 3, UNIGRAM)
+    if kind not in (UNIGRAM, PAIRS):
+        raise UserError(f"a sentencepiece model of type {kind} cannot be exported; unigram and bpe can")
+    return {
+        "kind": kind,
+        "tokens": [_last(p, 1, b"").decode() for p in pieces],
+        "scores": [_float(_last(p, 2, bytes(4))) for p in pieces],
+        "types": [_last(p, 3, NORMAL) for p in pieces],
+        "prefix": bool(_last(normalizer, 3, 1)),
+        "charsmap": _last(normalizer, 2, b""),
+        "squeeze": bool(_last(normalizer, 4, 1)),
+    }
 
 
 def scored(

@@ -42,10 +42,14 @@ class Export:
         form = configs.write(self.family, self.fields, self.shapes, context=self.context, dtype=self.dtype)
         return form | self.controls()
 
-    def controls(self) -> dict[str, int | None]:
-        """Return the ids of the control tokens, in Hugging Face's words."""
-        words = self.tokenizer
-        return {f"{role}_token_id": getattr(words, f"{role}_id", None) for role in ("bos", "eos", "pad")}
+    def controls(self) -> dict[str, Any]:
+        """Return the ids of the control tokens, in Hugging Face's words; where it knew several ends, all of them."""
+        found = {}
+        for role in ("bos", "eos", "pad"):
+            said, ours = self.generation.get(f"{role}_token_id"), getattr(self.tokenizer, f"{role}_id", None)
+            several = isinstance(said, list) and ours in said
+            found[f"{role}_token_id"] = said if several or self.tokenizer is None else ours
+        return found
 
     def names(self) -> NameMap:
         """Return the family's map of names.
@@ -55,6 +59,10 @@ class Export:
         """
         names: NameMap = lookup(NAMES, self.family, "model.name of an export")
         return names
+
+    def paths(self) -> list[str]:
+        """Return our paths in the order in which their foreign tensors follow one another."""
+        return [path for rule in self.names().rules for path in rule.ours if path in self.shapes]
 
     def infos(self) -> dict[str, Info]:
         """Return what each foreign tensor will be."""

@@ -9,30 +9,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llm_jax.core.table import UserError
+from llm_jax.core.table import UserError, lookup
 from llm_jax.interop import safetensors
 from llm_jax.interop.safetensors import Tensors
+from llm_jax.text import tokenizers
+from llm_jax.text.base import Tokenizer
 
 TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-TOKENIZERS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
+FILES = {".gguf": "llm_jax.interop.gguf:source"}
+KINDS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
 
 
 @dataclass(frozen=True)
 class Source:
     """What a foreign model consists of.
 
-    config: in the words of config.json. tokenizer: name and options of a member of text.TOKENIZERS, or None.
-    template: the chat template. generation: in the words of generation_config.json.
+    config: in the words of config.json. tokenizer: None where there is none, or none that is read here. template: for
+    chats. generation: in the words of generation_config.json. notes: what its user should know.
     """
 
     path: Path
     kind: str
     config: Mapping[str, Any]
     tensors: Tensors
-    tokenizer: dict[str, Any] | None = None
+    tokenizer: Tokenizer | None = None
     template: str | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def open_source(path: str) -> Source:
@@ -48,10 +52,9 @@ def open_source(path: str) -> Source:
         raise UserError(
             f"SRC={path} is not there; give a directory with config.json and *.safetensors, or a .gguf file"
         )
-    if where.suffix == ".gguf":
-        from llm_jax.interop.gguf import source
-
-        return source(where)
+    if where.suffix in FILES:
+        opened: Source = lookup(FILES, where.suffix, "SRC")(where)
+        return opened
     raise UserError(f"SRC={path} is not a directory or a .gguf file{_pickles([where])}")
 
 
@@ -76,11 +79,10 @@ def directory(where: Path) -> Source:
     )  # fmt: skip
 
 
-def _tokenizer(where: Path) -> dict[str, Any] | None:
-    for file, name in TOKENIZERS.items():
+def _tokenizer(where: Path) -> Tokenizer | None:
+    for file, name in KINDS.items():
         if (where / file).exists():
-            options = {"path": str(where / file)}
-            return {"name": name, **options}
+            return tokenizers.build(name, {"path": str(where / file)})
     return None
 
 

@@ -50,7 +50,7 @@ def export(
     what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
     what.names()
     params = opened.params(step)
-    cache.publish(where, lambda folder: write(folder, what, leaves(params)))
+    cache.publish(where, lambda folder: write(folder, what, leaves(params, what)))
     return what
 
 
@@ -58,7 +58,7 @@ def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
     """Write exports/STEP of a run in training; it appears whole or not at all. All processes call this."""
     section = run.sections.export
     what = described(run.config.values, run.model, workdir, section.dtype, run.tokenizer)
-    stream = leaves(averaged(state))
+    stream = leaves(averaged(state), what)
     if not hosts.is_first():
         for _ in stream:
             pass
@@ -85,10 +85,11 @@ def described(
     )
 
 
-def leaves(params: Params) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (path, whole array on the host), one at a time."""
-    for path, leaf in tree.flatten(params).items():
-        yield path, hosts.whole(leaf)
+def leaves(params: Params, what: Export) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (path, whole array on the host), one at a time, in the order of the foreign tensors."""
+    flat = tree.flatten(params)
+    for path in what.paths():
+        yield path, hosts.whole(flat[path])
 
 
 def check(section: Any, family: str, workdir: Workdir) -> None:

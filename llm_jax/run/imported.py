@@ -31,7 +31,7 @@ from llm_jax.run.sections import Mesh
 from llm_jax.store.checkpoint import Checkpoints
 from llm_jax.store.files import write_json, write_text
 from llm_jax.store.workdir import Workdir
-from llm_jax.text import cache, tokenizers
+from llm_jax.text import cache
 from llm_jax.text.base import Tokenizer
 
 ROW = 1024  # tokens of a row of `evaluate`, where the model reads that many
@@ -63,7 +63,7 @@ def import_run(
     if workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
         raise UserError(f"--workdir={path} is there and not empty; name another, or remove it")
     described = configs.read(source.config)
-    words = None if source.tokenizer is None else _tokenizer(source.tokenizer)
+    words = source.tokenizer
     config = configuration(described, source, overrides)
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
     if words is not None:
@@ -90,7 +90,7 @@ def import_run(
 def configuration(described: configs.Described, source: Source, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     """Return the configuration of an imported run; it names no text, as nothing is known of it."""
     row = min(described.context or ROW, ROW)
-    kind = {"name": (source.tokenizer or {"name": "bytes"})["name"]}
+    kind = {"name": source.tokenizer.kind if source.tokenizer else "bytes"}
     recipe = {
         "model": {"name": described.family, **described.fields},
         "data": {"source": None, "tokenizer": kind, "seq_len": row, "batch_size": 4},
@@ -108,11 +108,6 @@ def sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
     named = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
     found = {name: usual if (v := generation.get(name)) is None else v for name, usual in named.items()}
     return found | {"top_k": found["top_k"] or None}
-
-
-def _tokenizer(chosen: Mapping[str, Any]) -> Tokenizer:
-    options = dict(chosen)
-    return tokenizers.build(options.pop("name"), options)
 
 
 def placed(
