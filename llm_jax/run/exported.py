@@ -2,15 +2,12 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Model, Params, State
+from llm_jax.core.types import Model, State
 from llm_jax.interop import configs
 from llm_jax.interop.save import Export
 from llm_jax.learn.ema import averaged
@@ -49,8 +46,7 @@ def export(
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
     what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
     what.names()
-    params = opened.params(step)
-    cache.publish(where, lambda folder: write(folder, what, leaves(params, what)))
+    cache.publish(where, lambda folder: write(folder, what, opened.leaves(what.paths(), step)))
     return what
 
 
@@ -58,7 +54,8 @@ def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
     """Write exports/STEP of a run in training; it appears whole or not at all. All processes call this."""
     section = run.sections.export
     what = described(run.config.values, run.model, workdir, section.dtype, run.tokenizer)
-    stream = leaves(averaged(state), what)
+    params = tree.flatten(averaged(state))
+    stream = ((path, hosts.whole(params[path])) for path in what.paths())
     if not hosts.is_first():
         for _ in stream:
             pass
@@ -83,13 +80,6 @@ def described(
         template=workdir.template.read_text() if workdir.template.exists() else None,
         generation=read_json(workdir.generation) if workdir.generation.exists() else {},
     )
-
-
-def leaves(params: Params, what: Export) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (path, whole array on the host), one at a time, in the order of the foreign tensors."""
-    flat = tree.flatten(params)
-    for path in what.paths():
-        yield path, hosts.whole(flat[path])
 
 
 def check(section: Any, family: str, workdir: Workdir) -> None:
