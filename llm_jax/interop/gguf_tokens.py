@@ -61,7 +61,8 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> tuple[Tokenizer | None, tuple[s
     elif model == "llama":
         scores = metadata.get(f"{AT}scores") or [0.0] * len(tokens)
         prefix = bool(metadata.get(f"{AT}add_space_prefix", True))
-        text = scored(tokens=tokens, scores=scores, types=types, unigram=False, prefix=prefix)
+        start = metadata.get(f"{AT}bos_token_id") if metadata.get(f"{AT}add_bos_token", True) else None
+        text = scored(tokens=tokens, scores=scores, types=types, unigram=False, prefix=prefix, start=start)
     else:
         return None, (f"its tokenizer is of the kind {model!r}, which is not read here; gpt2 and llama are",)
     starts = metadata.get(f"{AT}add_bos_token", model == "llama")

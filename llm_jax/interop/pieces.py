@@ -15,7 +15,7 @@ NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of a pi
 def from_sentencepiece(tokenizer: Tokenizer) -> str:
     """Return tokenizer.json of a sentencepiece model."""
     model = model_of(tokenizer)
-    return scored(unigram=model.pop("kind") == UNIGRAM, **model)
+    return scored(unigram=model.pop("kind") == UNIGRAM, start=tokenizer.bos_id, **model)
 
 
 def model_of(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def scored(
     prefix: bool,
     charsmap: bytes = b"",
     squeeze: bool = False,
+    start: int | None = None,
 ) -> str:
     """Return tokenizer.json of pieces with scores.
 
@@ -53,9 +54,10 @@ def scored(
         tokens, scores, types: one each an id; "▁" is a space, types are those of the module.
         unigram: the most probable split; otherwise pairs are merged, best score first.
         prefix: a text begins with a space.
-        charsmap: sentencepiece's compiled normalisation. squeeze: runs of spaces become one.
+        charsmap: sentencepiece's compiled normalisation. squeeze: runs of spaces become one. start: the
+            id that comes before a text.
     """
-    from tokenizers import Regex, decoders, models, normalizers
+    from tokenizers import Regex, decoders, models, normalizers, processors
     from tokenizers import Tokenizer as Engine
 
     unknown = list(types).index(UNKNOWN) if UNKNOWN in types else None
@@ -70,12 +72,16 @@ def scored(
         model = models.BPE(vocab, merges(plain, scores), unk_token=name, fuse_unk=True, byte_fallback=fallback)
     engine = Engine(model)
     steps: list[Any] = [normalizers.Precompiled(charsmap)] if charsmap else []
-    steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")] if squeeze else []
+    if squeeze:
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     steps += [normalizers.Prepend(SPACE)] if prefix else []
     engine.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     engine.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)] if prefix else back)
     engine.add_special_tokens([t for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, UNKNOWN)])
+    if start is not None:
+        token = tokens[start]
+        engine.post_processor = processors.TemplateProcessing(f"{token} $A", special_tokens=[(token, start)])
     return str(engine.to_str())
 
 

@@ -7,7 +7,8 @@ from itertools import pairwise
 from typing import Any
 
 from llm_jax.core.table import UserError, lookup
-from llm_jax.text.base import Tokenizer
+from llm_jax.text.adapters import CONTROLS
+from llm_jax.text.base import Tokenizer, read_json
 from llm_jax.text.bpe import EOS, FILE, byte_characters
 from llm_jax.text.normalize import REPLACEMENT
 
@@ -103,7 +104,7 @@ def from_tiktoken(tokenizer: Tokenizer) -> str:
         return "".join(to_character[b] for b in piece)
 
     merges = [(shown(a), shown(b)) for a, b in (halves(piece, ranks) for piece in ranks if len(piece) > 1)]
-    pattern = json.loads(tokenizer.files["controls.json"])["pattern"]
+    pattern = read_json(tokenizer.files, CONTROLS, "tokenizer 'tiktoken'")["pattern"]
     vocab = {shown(piece): i for piece, i in ranks.items()}
     return _byte_level(vocab, merges, oniguruma(pattern), {EOS: tokenizer.eos_id or 0})
 
@@ -124,7 +125,7 @@ def halves(piece: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes]:
 
 def oniguruma(pattern: str) -> str:
     """Return a tiktoken pattern in the dialect of `tokenizers`: no possessive repeats, the end of the text as `\\z`."""
-    return re.sub(r"(?<=[+*?}])\+", "", pattern).replace("$", r"\z")
+    return re.sub(r"([+*?]|\{\d+(?:,\d*)?\})\+", r"\1", pattern).replace("$", r"\z")
 
 
 def _byte_level(
