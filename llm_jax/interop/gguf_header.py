@@ -68,8 +68,8 @@ class Header:
         self._fits(pairs, 13)
         for _ in range(pairs):
             key = self._string()
-            if key in self.metadata:
-                raise self._lie(f"{key!r} comes twice")
+            if not key or key in self.metadata:
+                raise self._lie(f"key {key!r} is empty, or comes twice")
             self.metadata[key] = self._value(self._one("I"))
         self._fits(tensors, 24)
         found = [(self._string(), self._shape(), self._one("I"), self._one("Q")) for _ in range(tensors)]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,10 @@ def export(
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
     what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
     what.names()
-    cache.publish(where, lambda folder: write(folder, what, opened.leaves(what.paths(), step)))
+    try:
+        cache.publish(where, lambda folder: write(folder, what, opened.leaves(what.paths(), step)))
+    except OSError as error:
+        raise UserError(f"--to={to} cannot be written: {error.strerror or error}") from None
     return what
 
 
@@ -62,6 +66,8 @@ def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
         return
     write = lookup(FORMATS, section.format, "export.format")
     where = Path(workdir.exports / str(step))
+    for killed in where.parent.glob("*.tmp-*"):  # no other job writes here: the run holds the lock of its checkpoints
+        shutil.rmtree(killed, ignore_errors=True)
     cache.publish(where, lambda folder: write(folder, what, stream), replace=True)
 
 
