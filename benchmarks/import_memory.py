@@ -82,7 +82,7 @@ def measured(verb: str, source: str, folder: Path) -> dict[str, float]:
 
     from llm_jax.core import tree
     from llm_jax.interop.source import open_source
-    from llm_jax.run import exported, imported
+    from llm_jax.run.exchange import exported, imported
     from llm_jax.run.open_run import open_run
 
     os.sync()  # what was written before does not count

@@ -23,7 +23,7 @@ def run(arguments: Sequence[str]) -> int:
     flags, overrides = parser.read(arguments)
     if overrides:
         raise UserError("export takes the configuration of the workdir; --config overrides belong to train")
-    from llm_jax.run.exported import export
+    from llm_jax.run.exchange.exported import export
     from llm_jax.run.open_run import open_run
 
     opened = open_run(flags.workdir)

@@ -17,7 +17,7 @@ def run(arguments: Sequence[str]) -> int:
     flags, overrides = parser.read(arguments)
     with_huge_pages(False)
     from llm_jax.interop.source import open_source
-    from llm_jax.run.imported import import_run
+    from llm_jax.run.exchange.imported import import_run
     from llm_jax.run.resume import check_place
 
     check_place(flags.workdir)

@@ -22,7 +22,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.cli import STOPPED
-    from llm_jax.run import build, exported, report, resume, train
+    from llm_jax.run import build, report, resume, train
+    from llm_jax.run.exchange import exported
     from llm_jax.run.open_run import open_run
     from llm_jax.run.signals import Stop, Stopped
     from llm_jax.store.workdir import Workdir

@@ -20,8 +20,9 @@ from llm_jax.evals.perplexity import Estimate
 from llm_jax.learn.ema import averaged
 from llm_jax.mesh import hosts
 from llm_jax.run import evaluate as evaluation
-from llm_jax.run import exported, resume
+from llm_jax.run import resume
 from llm_jax.run.build import Run
+from llm_jax.run.exchange import exported
 from llm_jax.run.meter import Meter
 from llm_jax.run.signals import Stop
 from llm_jax.run.writers import Line, Metrics

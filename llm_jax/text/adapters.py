@@ -76,7 +76,7 @@ def _starts_texts(content: bytes, named: Any) -> bool:
         return bool(named["add_bos_token"])
     try:
         steps = json.dumps((json.loads(content) or {}).get("post_processor"), ensure_ascii=False)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return False
     return bool(text) and json.dumps(text, ensure_ascii=False) in steps
 

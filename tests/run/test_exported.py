@@ -12,8 +12,8 @@ from llm_jax.cli import main
 from llm_jax.core import tree
 from llm_jax.interop import load
 from llm_jax.interop.source import open_source
-from llm_jax.run import exported
 from llm_jax.run.config import differences
+from llm_jax.run.exchange import exported
 
 SMALL = [
     "--config.eval.every=0", "--config.checkpoint.every=2", "--config.train.duration=4 steps",
