@@ -1,5 +1,7 @@
 """config.json: both dialects are read, what is written is read back, and what is not understood is refused."""
 
+import dataclasses
+
 import pytest
 
 from llm_jax.core.table import UserError, lookup
@@ -54,3 +56,23 @@ def test_a_family_is_found_by_either_name_or_refused():
     assert configs.family_of({"architectures": ["GPT2LMHeadModel"]}) == "gpt2"
     with pytest.raises(UserError, match=r"model_type='mystery'.*gpt2, llama"):
         configs.read(LLAMA | {"model_type": "mystery"})
+
+
+VALUES = {
+    "gpt2": {"vocab_size": 11, "max_positions": 16, "num_layers": 3, "embed_dim": 12, "num_heads": 2, "mlp_dim": 10,
+             "dropout": 0.2, "norm_eps": 1e-3},
+    "llama": {"vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6,
+              "mlp_dim": 10, "tied": True, "norm_eps": 1e-3, "rope.theta": 77.0},
+}  # fmt: skip
+OURS = {"attention", "head_dim", "dropout"}  # how it is computed or trained, or derived in a family without the field
+
+
+@pytest.mark.parametrize("family", sorted(configs.FIELDS))
+def test_every_field_of_a_model_survives_the_way_abroad_and_back(family):
+    values = configs.nested(VALUES[family])
+    model = construct(lookup(MODELS, family, "model.name"), values)
+    missing = set(configs.flat(dataclasses.asdict(model))) - set(VALUES[family])
+    assert missing <= OURS, "a field of the model that this test does not vary"
+    shapes = {path: d.shape for path, d in model.declarations().items()}
+    written = configs.write(family, dataclasses.asdict(model), shapes, context=16, dtype="float32")
+    assert configs.read(written).fields == values
