@@ -121,7 +121,6 @@ class Header:
             return self._string()
         if kind == ARRAY:
             inner, count = self._one("I"), self._one("Q")
-            self._fits(count, {STRING: 8, ARRAY: 12}.get(inner, 1))
             if inner in SCALARS:
                 values = struct.unpack_from(f"<{count}{SCALARS[inner]}", self._data, self._at)
                 self._at += struct.calcsize(f"<{count}{SCALARS[inner]}")
