@@ -76,7 +76,7 @@ def bare(source: str, folder: Path) -> dict[str, float]:
 
 
 def measured(verb: str, source: str, folder: Path) -> dict[str, float]:
-    """Run a verb in this process, after a small one that warms everything up."""
+    """Run a verb in this process; what is imported before does not count."""
     import jax
     import orbax.checkpoint  # noqa: F401  # a second of importing, whatever the model's size
 
