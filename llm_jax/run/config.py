@@ -29,7 +29,7 @@ from llm_jax.optim.options import ALLOWED, accepted
 from llm_jax.run.sections import SECTIONS
 
 TOP = ("model", "objective", "optimizer", *SECTIONS, "seed", "init_from")
-FREE_ON_RESUME = ("mesh", "log", "checkpoint", "eval", "sample", "launch")
+FREE_ON_RESUME = ("mesh", "log", "checkpoint", "eval", "sample", "launch", "export")
 BINDING = ("mesh.compute_dtype",)
 
 

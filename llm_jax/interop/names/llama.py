@@ -1,5 +1,6 @@
 """Llama of Hugging Face: `Linear` kernels [out, in], rotary halves as ours; a tied model has no `lm_head`."""
 
+from llm_jax.interop.configs import FieldMap, field, only, rope
 from llm_jax.interop.names import NameMap, linear, same
 
 LAYER = "model.layers.{layer}"
@@ -20,5 +21,25 @@ NAMES = NameMap(
         linear(f"{LAYER}.mlp.down_proj.weight", "blocks/mlp/down"),
         same("model.norm.weight", "final_norm/scale"),
         same("lm_head.weight", "head/tokens"),
+    ),
+)
+
+FIELDS = FieldMap(
+    model_type="llama",
+    architecture="LlamaForCausalLM",
+    entries=(
+        field("vocab_size", "vocab_size"),
+        field("num_hidden_layers", "num_layers"),
+        field("hidden_size", "embed_dim"),
+        field("num_attention_heads", "num_heads"),
+        field("num_key_value_heads", "num_kv_heads", default=None, size=("blocks/attention/key", -2)),
+        field("head_dim", "head_dim", default=None, size=("blocks/attention/key", -1)),
+        field("intermediate_size", "mlp_dim", size=("blocks/mlp/up", -1)),
+        field("tie_word_embeddings", "tied", default=False),
+        field("rms_norm_eps", "norm_eps", default=1e-6),
+        rope(),
+        only("hidden_act", "silu"),
+        only("attention_bias", False),
+        only("mlp_bias", False),
     ),
 )
