@@ -28,7 +28,8 @@ def losses(model):
     """A jitted (loss, gradient) that every part of the model enters."""
 
     def loss(params, batch, key=None):
-        return jnp.square(jax.nn.log_softmax(model.apply(params, batch, key=key).logits)).mean()
+        out = model.apply(params, batch, key=key)
+        return jnp.square(jax.nn.log_softmax(out.logits)).mean() + sum(m.value for m in out.aux.values())
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -158,7 +159,9 @@ def test_bfloat16_stays_near_float32(model, params):
     assert hidden.dtype == jnp.bfloat16 and out.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert 1e-5 < np.abs(np.asarray(out) - exact).max() / np.abs(exact).max() < 0.05  # eight bits of mantissa
+    errors = np.abs(np.asarray(out) - exact).max(-1) / np.abs(exact).max()
+    routed = any("/router/" in path for path in tree.flatten(params))  # a token between two experts may go to the other
+    assert 1e-5 < np.quantile(errors, 0.75 if routed else 1.0) < 0.05  # eight bits of mantissa
 
 
 def test_init_returns_what_is_declared(model):
@@ -170,7 +173,7 @@ def test_init_returns_what_is_declared(model):
 
 
 def test_every_parameter_matters(model, params):
-    """A declared parameter that no logit depends on is dead weight."""
+    """A declared parameter on which neither a logit nor what the model adds to its loss depends is dead weight."""
     batch = {"tokens": TOKENS, "segments": np.repeat([[1, 2]], 6, axis=1).repeat(2, axis=0)}
     gradient = losses(model)(params, batch)[1]
     rounding = ("key_bias",)  # softmax is blind to what all keys share: zero but for rounding
