@@ -71,12 +71,17 @@ class LatentAttention(nn.Module):
         return linear(y, out, contract=2, out=WIDTH), cache
 
     def _queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
-        axis: str | None = "embed"
-        if self.query_rank is not None:
-            down = weight(self, "query_down", (x.shape[-1], self.query_rank), ("embed", None), self.in_init)
-            x, axis = RmsNorm(name="query_norm")(linear(x, down, out=WHOLE)), None
-        shape = (x.shape[-1], self.num_heads, self.nope_dim + self.rope_dim)
-        return linear(x, weight(self, "query", shape, (axis, "heads", "head"), self.in_init), out=HEADS)
+        heads = (self.num_heads, self.nope_dim + self.rope_dim)
+        if self.query_rank is None:
+            kernel = weight(self, "query", (x.shape[-1], *heads), ("embed", "heads", "head"), self.in_init)
+            return linear(x, kernel, out=HEADS)
+        down = weight(self, "query_down", (x.shape[-1], self.query_rank), ("embed", None), self.in_init)
+        latent = RmsNorm(name="query_norm")(linear(x, down, out=WHOLE))
+        return linear(
+            latent,
+            weight(self, "query_up", (self.query_rank, *heads), (None, "heads", "head"), self.in_init),
+            out=HEADS,
+        )
 
     def _turn(self, x: Float[Array, "B T H R"], where: Context) -> Float[Array, "B T H R"]:
         """Rotary positions; pairs that lie side by side are first put into halves."""

@@ -66,7 +66,7 @@ class Yarn:
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, head_dim - 1)
-        stretched = jnp.clip((jnp.arange(half) - low) / max(high - low, 1e-3), 0, 1)
+        stretched = jnp.clip((jnp.arange(half) - low) / ((high - low) or 1e-3), 0, 1)
         return plain * (1 - stretched) + plain / self.factor * stretched
 
     def _dimension(self, turns: float, head_dim: int) -> float:

@@ -53,6 +53,10 @@ class GptOss:
         """Every parameter by path."""
         return self._layers().declarations()
 
+    def stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the layers that each stack of parameters holds."""
+        return self._layers().stacks()
+
     def init(self, key: Key) -> Params:
         """Initial values: normal(0.02), residual outputs scaled by 1/sqrt(2L)."""
         return initialize(self.declarations(), key)

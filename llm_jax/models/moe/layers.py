@@ -23,7 +23,7 @@ from llm_jax.nn.dropout import dropout
 from llm_jax.nn.linear import embed, logits
 from llm_jax.nn.norm import RmsNorm
 from llm_jax.nn.router import Load, Moe
-from llm_jax.nn.stack import stack
+from llm_jax.nn.stack import stack, unstack
 
 Run = tuple[int, tuple[str, ...], int]  # first layer, kinds of a pattern, how often it repeats
 
@@ -99,6 +99,10 @@ class Layers:
         parts["final_norm"] = declarations(RmsNorm(self.eps), x)
         return under(**parts) if self.tied else under(**parts, head=declarations(self._table()))
 
+    def stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of each kind's layers, from 0."""
+        return {kind: tuple(i for i, k in enumerate(self.kinds) if k == kind) for kind in self.blocks}
+
     def forward(
         self, params: Params, batch: Batch, where: Context, cache: Cache = None, key: Key | None = None
     ) -> tuple[Outputs, Cache]:
@@ -125,9 +129,10 @@ class Layers:
             return x, carried
 
         parts = {str(i): self._part(params, run, i) for i in range(len(pattern))}
-        if not isinstance(parts["0"], tuple):
+        if not any(isinstance(part, tuple) for part in parts.values()):
             return stack(repeat, parts, x, carried)
-        return stack(repeat, tuple({i: part[n] for i, part in parts.items()} for n in range(repeats)), x, carried)
+        rows = {i: part if isinstance(part, tuple) else unstack(part) for i, part in parts.items()}
+        return stack(repeat, tuple({i: row[n] for i, row in rows.items()} for n in range(repeats)), x, carried)
 
     def _part(self, params: Params, run: Run, place: int) -> Any:
         """The layers at one place of a run's pattern, of the stack of their kind (or of its layers one by one)."""
