@@ -7,8 +7,8 @@ from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.models import MODELS
 from llm_jax.models.moe.deepseek_v3 import Latent, Selection
+from llm_jax.nn.moe.router import Moe
 from llm_jax.nn.rotary import Yarn
-from llm_jax.nn.router import Moe
 
 _SMALL = {"vocab_size": 40, "num_layers": 2, "embed_dim": 16, "num_heads": 4}
 

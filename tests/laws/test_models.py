@@ -13,6 +13,7 @@ from llm_jax.core.table import lookup
 from llm_jax.mesh import plan
 from llm_jax.models import MODELS
 from llm_jax.nn import stack
+from llm_jax.run.config import construct
 
 TOKENS = np.random.default_rng(1).permutation(40)[:24].reshape(2, 12).astype(np.int32)  # all different
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
@@ -189,10 +190,18 @@ def test_every_parameter_matters(model, params):
         ("llama", "7b", {"vocab_size": 32_000}, 6_738_415_616),
         ("llama", "13b", {"vocab_size": 32_000}, 13_015_864_320),
         ("llama", "70b", {"vocab_size": 32_000}, 68_976_648_192),
+        ("mixtral", "8x7b", {"vocab_size": 32_000}, 46_702_792_704),
+        ("mixtral", "8x22b", {"vocab_size": 32_768}, 140_630_071_296),
+        ("qwen3_moe", "30b-a3b", {"vocab_size": 151_936}, 30_532_122_624),
+        ("qwen3_moe", "235b-a22b", {"vocab_size": 151_936}, 235_093_634_560),
+        ("gpt_oss", "20b", {"vocab_size": 201_088}, 20_914_757_184),
+        ("gpt_oss", "120b", {"vocab_size": 201_088}, 116_829_156_672),
+        ("deepseek_v3", "671b", {"vocab_size": 129_280}, 671_026_419_200),
+        ("deepseek_v3", "16b", {"vocab_size": 163_840}, 15_960_110_208),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(family, preset, fields, parameters):
     """Counted from the declarations: nothing is allocated. The numbers are those of the published checkpoints."""
     make = lookup(MODELS, family, "model.name")
-    model = make(**fields, **sys.modules[make.__module__].PRESETS[preset])
+    model = construct(make, fields | sys.modules[make.__module__].PRESETS[preset])
     assert sum(int(np.prod(d.shape, dtype=np.int64)) for d in model.declarations().values()) == parameters

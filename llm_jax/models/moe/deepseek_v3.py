@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.models.moe.latent import LatentAttention
 from llm_jax.models.moe.layers import Block, DenseMlp, Layers
 from llm_jax.nn import cache as caches
 from llm_jax.nn.attention import context
 from llm_jax.nn.declare import initialize
 from llm_jax.nn.initial import normal
-from llm_jax.nn.latent import LatentAttention
 from llm_jax.nn.mlp import GatedMlp
-from llm_jax.nn.moe import Experts, SparseMlp
+from llm_jax.nn.moe.experts import Experts, SparseMlp
+from llm_jax.nn.moe.router import Moe, SigmoidRouter
 from llm_jax.nn.rotary import Yarn
-from llm_jax.nn.router import Moe, SigmoidRouter
 
 
 @dataclass(frozen=True)

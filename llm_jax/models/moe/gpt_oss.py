@@ -11,9 +11,9 @@ from llm_jax.nn import cache as caches
 from llm_jax.nn.attention import SelfAttention, context
 from llm_jax.nn.declare import initialize
 from llm_jax.nn.initial import normal
-from llm_jax.nn.moe import Experts, SparseMlp, clamped_swiglu
+from llm_jax.nn.moe.experts import Experts, SparseMlp, clamped_swiglu
+from llm_jax.nn.moe.router import Moe, TopKRouter
 from llm_jax.nn.rotary import Yarn
-from llm_jax.nn.router import Moe, TopKRouter
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from jaxtyping import Array, Float
 from llm_jax.core import keys
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.models.decoder.llama import Table
-from llm_jax.nn import router
 from llm_jax.nn.attention import Context
 from llm_jax.nn.declare import declarations, under
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.linear import embed, logits
+from llm_jax.nn.moe import router
+from llm_jax.nn.moe.router import Load, Moe
 from llm_jax.nn.norm import RmsNorm
-from llm_jax.nn.router import Load, Moe
 from llm_jax.nn.stack import stack, unstack
 
 Run = tuple[int, tuple[str, ...], int]  # first layer, kinds of a pattern, how often it repeats

@@ -11,9 +11,9 @@ from llm_jax.nn.attention import SelfAttention, context
 from llm_jax.nn.declare import initialize
 from llm_jax.nn.initial import normal
 from llm_jax.nn.mlp import GatedMlp
-from llm_jax.nn.moe import Experts, SparseMlp
+from llm_jax.nn.moe.experts import Experts, SparseMlp
+from llm_jax.nn.moe.router import Moe, SoftmaxRouter
 from llm_jax.nn.rotary import Rope, frequencies
-from llm_jax.nn.router import Moe, SoftmaxRouter
 
 
 @dataclass(frozen=True)
