@@ -44,3 +44,10 @@ def divides(section: str, divisor: str, value: int, whole: str, total: int) -> N
         raise UserError(
             f"{section}.{divisor}={value} does not divide {section}.{whole}={total}; try one of {sorted(near)}"
         )
+
+
+def even(section: str, **values: int) -> None:
+    """Refuse an odd number of dimensions that rotary positions would turn in pairs."""
+    for name, value in values.items():
+        if value % 2:
+            _refuse(section, name, value, "even: rotary positions turn pairs of dimensions")

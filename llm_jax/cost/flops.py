@@ -24,6 +24,6 @@ def _is_matrix(path: str, d: Declaration) -> bool:
 
 def per_token(declared: Mapping[str, Declaration], seq_len: int, *, causal: bool = True) -> float:
     """Return the FLOPs of training on one token, forward and backward, in a text of `seq_len` tokens."""
-    queries = [d for p, d in declared.items() if p.endswith("/query")]
+    queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
     attention = sum(12 * d.shape[0] * math.prod(d.shape[-2:]) * seq_len for d in queries)
     return 6.0 * matmul_parameters(declared) + attention * (0.5 if causal else 1.0)

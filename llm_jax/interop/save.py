@@ -1,8 +1,8 @@
 """Our parameters into a directory that `transformers` loads with no code of ours, leaf by leaf."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Export:
 
     family, fields: the section `model`, every size that has no parameter of its own given. shapes: of the parameters by
     path. context: the longest text, in tokens. dtype: of the tensors that are written. template: for chats.
-    generation: in the words of generation_config.json.
+    generation: in the words of generation_config.json. layers: the numbers of the layers of each stack (`NameMap`).
     """
 
     family: str
@@ -36,6 +36,7 @@ class Export:
     tokenizer: Tokenizer | None = None
     template: str | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def config(self) -> dict[str, Any]:
         """Return config.json, control ids included."""
@@ -58,7 +59,7 @@ class Export:
             UserError: the family has none.
         """
         names: NameMap = lookup(NAMES, self.family, "model.name of an export")
-        return names
+        return replace(names, layers=self.layers)
 
     def paths(self) -> list[str]:
         """Return our paths in the order in which their foreign tensors follow one another."""

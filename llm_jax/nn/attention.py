@@ -1,6 +1,7 @@
 """Multi-head self-attention with grouped queries, one module for training, prompts and single tokens."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from llm_jax.nn.cache import Full
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
+from llm_jax.nn.norm import RmsNorm
 from llm_jax.nn.rotary import rotate
 
 
@@ -53,7 +55,11 @@ def _starts(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 class SelfAttention(nn.Module):
-    """out(attention(query(x), key(x), value(x))), optionally with rotary positions and biases."""
+    """out(attention(query(x), key(x), value(x))), optionally with rotary positions, biases and more.
+
+    wavelengths: rotary frequencies [K/2]. norm: epsilon of an RMSNorm of each query and key. window: tokens that each
+    sees. sinks: whether each head has the score of a key of no value. scale: of the scores, default K^-1/2.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -62,7 +68,11 @@ class SelfAttention(nn.Module):
     out_init: Any
     kernel: str = "auto"
     bias: bool = False
-    wavelengths: Any = None  # rotary frequencies [K/2], or None
+    wavelengths: Any = None
+    norm: float | None = None
+    window: int | None = None
+    sinks: bool = False
+    scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -71,6 +81,8 @@ class SelfAttention(nn.Module):
         q = self._heads(x, "query", self.num_heads, "heads")
         k = self._heads(x, "key", self.num_kv_heads, "kv")
         v = self._heads(x, "value", self.num_kv_heads, "kv")
+        if self.norm is not None:
+            q, k = (RmsNorm(self.norm, name=f"{n}_norm")(y) for n, y in (("query", q), ("key", k)))
         if self.wavelengths is not None:
             q, k = rotate(q, where.positions, self.wavelengths), rotate(k, where.positions, self.wavelengths)
         y, cache = self._attend(q, k, v, where, layer, cache)
@@ -86,7 +98,10 @@ class SelfAttention(nn.Module):
         return linear(x, kernel, bias, out=("batch", "seq", "act_heads", None))
 
     def _attend(self, q, k, v, where, layer, cache):
-        attention = lookup(ATTENTION, self.kernel, "model.attention")
+        options: dict[str, Any] = {"window": self.window, "scale": self.scale}
+        if self.sinks:
+            options["sinks"] = weight(self, "sinks", (self.num_heads,), ("heads",), zeros)
+        attention = partial(lookup(ATTENTION, self.kernel, "model.attention"), **options)
         segments = None if where.segments is None else (where.segments, where.segments)
         if cache is None:
             return attention(q, k, v, segments=segments), None

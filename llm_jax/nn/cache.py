@@ -47,8 +47,9 @@ class Full:
     def read(self, layer: int | Array) -> tuple[Array, Array]:
         """Return one layer's keys and values, [B,S,G,K] each."""
         rows, slots = self.valid.shape
-        shape = (rows, -1, slots, self.keys[0].shape[-1])
-        keys, values = (_layer(store, layer).reshape(shape) for store in (self.keys, self.values))
+        keys, values = (
+            _layer(store, layer).reshape(rows, -1, slots, store[0].shape[-1]) for store in (self.keys, self.values)
+        )
         return jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
 
     def advance(self, real: Bool[Array, "B T"]) -> "Full":
@@ -70,19 +71,22 @@ def _layer(store: Store, layer: int | Array) -> Array:
     return store[layer] if isinstance(layer, int) else jax.lax.dynamic_index_in_dim(store, layer, keepdims=False)
 
 
-def full(layers: int, batch_size: int, max_len: int, kv_heads: int, head_dim: int) -> Full:
-    """Return an empty cache for `max_len` tokens in the plan's compute dtype."""
-    shape, dtype = (batch_size, kv_heads, max_len, head_dim), plan.current().compute_dtype
+def full(
+    layers: int, batch_size: int, max_len: int, kv_heads: int, head_dim: int, value_dim: int | None = None
+) -> Full:
+    """Return an empty cache for `max_len` tokens in the plan's compute dtype; values are as long as keys by default."""
+    dtype = plan.current().compute_dtype
 
-    def empty() -> Store:
+    def empty(size: int) -> Store:
+        shape = (batch_size, kv_heads, max_len, size)
         if unroll_by_default(layers):
             lead = [n for n in shape[:2] if n > 1]
             return tuple(jnp.zeros((*lead, *shape[2:]), dtype) for _ in range(layers))
         return place(jnp.zeros((layers, *shape), dtype), *_NAMES)
 
     return Full(
-        keys=empty(),
-        values=empty(),
+        keys=empty(head_dim),
+        values=empty(value_dim or head_dim),
         valid=jnp.zeros((batch_size, max_len), bool),
         length=jnp.int32(0),
         position=jnp.zeros(batch_size, jnp.int32),

@@ -1,5 +1,6 @@
 """Rotary position embedding (Su et al. 2021, §3.4.2), in the half-split order of Llama."""
 
+import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -31,3 +32,58 @@ class Rope:
 
     def __post_init__(self) -> None:
         checks.positive("model.rope", theta=self.theta)
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """The section `model.rope` of models whose context was stretched by YaRN (Peng et al. 2023).
+
+    factor: by how much, 1 for not at all. original: positions of the first training. fast, slow: turns within these
+    that a wavelength makes where stretching begins and where it is whole. truncate: whether the two bounds are rounded
+    to whole dimensions. mscale, mscale_all: how the scores grow with log(factor) (DeepSeek-V2's two factors), or None.
+    """
+
+    theta: float = 10_000.0
+    factor: float = 1.0
+    original: int = 4096
+    fast: float = 32.0
+    slow: float = 1.0
+    truncate: bool = True
+    mscale: float | None = None
+    mscale_all: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.positive(
+            "model.rope", theta=self.theta, factor=self.factor, original=self.original, fast=self.fast, slow=self.slow
+        )
+
+    def frequencies(self, head_dim: int) -> Float[Array, "K/2"]:
+        """Return radians a position: §3.2's mean of stretched and plain ones by the turns that each makes."""
+        plain, half = frequencies(head_dim, self.theta), head_dim // 2
+        if self.factor == 1.0:
+            return plain
+        low, high = (self._dimension(turns, head_dim) for turns in (self.fast, self.slow))
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, head_dim - 1)
+        stretched = jnp.clip((jnp.arange(half) - low) / ((high - low) or 1e-3), 0, 1)
+        return plain * (1 - stretched) + plain / self.factor * stretched
+
+    def _dimension(self, turns: float, head_dim: int) -> float:
+        """The dimension whose wavelength makes so many turns within the original context."""
+        return head_dim * math.log(self.original / (turns * 2 * math.pi)) / (2 * math.log(self.theta))
+
+    @property
+    def amplitude(self) -> float:
+        """By how much turned queries and keys are longer, each."""
+        if self.mscale and self.mscale_all:
+            return self._growth(self.mscale) / self._growth(self.mscale_all)
+        return self._growth(1.0)
+
+    @property
+    def sharpness(self) -> float:
+        """By how much all scores are multiplied beside that."""
+        return self._growth(self.mscale_all) ** 2 if self.mscale_all else 1.0
+
+    def _growth(self, slope: float) -> float:
+        return 0.1 * slope * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0

@@ -266,10 +266,18 @@ _KINDS = {
 
 
 def construct(cls: type, values: Mapping[str, Any]) -> Any:
-    """Return the dataclass `cls` with `values`, nested dataclasses built from nested dictionaries."""
+    """Return the dataclass `cls` with `values`; nested dictionaries become dataclasses, and lists tuples.
+
+    A model is hashed as a static argument of jit, which a list could not be.
+    """
     hints = typing.get_type_hints(cls)
-    built = {k: construct(hints[k], v) if dataclasses.is_dataclass(hints.get(k)) else v for k, v in values.items()}
-    return cls(**built)
+
+    def built(value: Any, hint: Any) -> Any:
+        if dataclasses.is_dataclass(hint):
+            return construct(typing.cast(type, hint), value)
+        return tuple(value) if typing.get_origin(hint) is tuple and isinstance(value, list) else value
+
+    return cls(**{name: built(value, hints.get(name)) for name, value in values.items()})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,8 @@ from llm_jax.models.decoder.llama import Llama
 from llm_jax.nn import stack
 from llm_jax.nn.declare import declarations
 from llm_jax.nn.initial import zeros
-from llm_jax.nn.moe import Experts, SparseMlp
-from llm_jax.nn.router import SoftmaxRouter
+from llm_jax.nn.moe.experts import Experts, SparseMlp
+from llm_jax.nn.moe.router import SoftmaxRouter
 from llm_jax.objectives.causal import Causal
 
 SIZES = {"vocab_size": 512, "num_layers": 2, "embed_dim": 128, "num_heads": 4, "attention": "plain"}

@@ -4,13 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from small import MODELS_OF
 
 from llm_jax.core.table import UserError, lookup
-from llm_jax.interop.names import NAMES, from_hf, slots, to_hf
+from llm_jax.interop.names import NAMES, from_hf, numbered, slots, to_hf
 from llm_jax.models import MODELS
-
-FIELDS = {"vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "head_dim": 2}
-MODELS_OF = {"gpt2": FIELDS | {"max_positions": 7}, "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 10}}
 
 
 @pytest.fixture(params=sorted(NAMES))
@@ -19,7 +17,8 @@ def case(request):
     model = lookup(MODELS, request.param, "model.name")(**MODELS_OF[request.param])
     shapes = {path: d.shape for path, d in model.declarations().items()}
     rng = np.random.default_rng(0)
-    return lookup(NAMES, request.param, "names"), shapes, {p: rng.normal(size=s) for p, s in shapes.items()}
+    names = numbered(lookup(NAMES, request.param, "names"), model)
+    return names, shapes, {p: rng.normal(size=s) for p, s in shapes.items()}
 
 
 def test_a_model_comes_back_from_its_foreign_names(case):
@@ -87,3 +86,28 @@ def test_old_files_of_gpt2_are_read():
     assert all(np.array_equal(back[path], leaf) for path, leaf in leaves.items())
     with pytest.raises(UserError, match="ties"):
         list(from_hf(names, shapes, (old | {"lm_head.weight": tensors["wte.weight"] + 1}).items()))
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_each_layer_has_its_number_whatever_stack_it_is_in(family):
+    """Layers 0 to 2, of two stacks; a map that does not know their numbers says so rather than writing one twice."""
+    model, names = lookup(MODELS, family, "model.name")(**MODELS_OF[family]), lookup(NAMES, family, "names")
+    shapes = {path: d.shape for path, d in model.declarations().items()}
+    table = slots(numbered(names, model), shapes)
+    found = {n: table[f"model.layers.{n}.input_layernorm.weight"] for n in range(3)}
+    main = "blocks" if family == "qwen3_moe" else "local_blocks"
+    assert [slot.at for slot in found.values()] == [(0,), (0,), (1,)]
+    assert [slot.rule.ours[0].split("/")[0] == main for slot in found.values()] == [True, False, True]
+    with pytest.raises(ValueError, match="twice"):
+        slots(names, shapes)
+
+
+def test_layers_of_deepseek_that_predict_further_are_left_out():
+    model = lookup(MODELS, "deepseek_v3", "model.name")(**MODELS_OF["deepseek_v3"])
+    names = numbered(lookup(NAMES, "deepseek_v3", "names"), model)
+    shapes = {path: d.shape for path, d in model.declarations().items()}
+    tensors = dict(to_hf(names, shapes, ((p, np.ones(s)) for p, s in shapes.items())))
+    more = {"model.layers.61.eh_proj.weight": np.ones((2, 2))}
+    assert dict(from_hf(names, shapes, (more | tensors).items())).keys() == shapes.keys()
+    with pytest.raises(UserError, match="not known"):
+        list(from_hf(names, shapes, ({"model.layers.60.eh_proj.weight": np.ones(2)} | tensors).items()))

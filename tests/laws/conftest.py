@@ -6,10 +6,29 @@ import pytest
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.models import MODELS
+from llm_jax.models.moe.deepseek_v3 import Latent, Selection
+from llm_jax.nn.moe.router import Moe
+from llm_jax.nn.rotary import Yarn
 
 _SMALL = {"vocab_size": 40, "num_layers": 2, "embed_dim": 16, "num_heads": 4}
 
+_MOE = Moe(num_experts=4, top_k=2, mlp_dim=12, balance=0.1, z_loss=0.1)
+
 TINY = {
+    "deepseek_v3": _SMALL
+    | {
+        "num_layers": 3,
+        "mlp_dim": 24,
+        "latent": Latent(rank=10, query_rank=8, nope_dim=4, rope_dim=2, value_dim=6),
+        "rope": Yarn(factor=4.0, original=8, mscale=1.0, mscale_all=0.5),
+        "moe": _MOE,
+        "selection": Selection(groups=2, top_groups=1, scale=1.5),
+    },
+    "gpt_oss": _SMALL
+    | {"num_kv_heads": 2, "head_dim": 6, "window": 4, "moe": _MOE, "rope": Yarn(factor=4.0, original=8)},
+    "mixtral": _SMALL | {"num_kv_heads": 2, "moe": _MOE},
+    "qwen3_moe": _SMALL
+    | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
     "gpt2": _SMALL | {"max_positions": 24},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
 }

@@ -26,13 +26,18 @@ def following(start, stop):
     return np.stack([TEXT[row, n + start : n + stop] for row, n in enumerate(LENGTHS)])
 
 
+def unstacked(params):
+    """Every stack as a tuple of its layers."""
+    return {name: stack.unstack(part) if name.endswith("blocks") else part for name, part in params.items()}
+
+
 @pytest.mark.parametrize("layout", ["stacked", "unstacked", "scanned"])
 def test_cached_is_whole(model, params, layout, monkeypatch):
     """Prompts of unequal length, then one token, then three, then one."""
     if layout == "scanned":
         monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 0)
     whole = np.asarray(jax.jit(lambda p, t: model.apply(p, {"tokens": t}).logits)(params, TEXT))
-    used = params | {"blocks": stack.unstack(params["blocks"])} if layout == "unstacked" else params
+    used = unstacked(params) if layout == "unstacked" else params
 
     def logits(function):
         def run(*arguments):
@@ -65,7 +70,9 @@ def test_a_prompt_without_segments_is_all_text(model, params):
 def test_gradients_do_not_depend_on_the_layout(model, params):
     """Layers one by one or in one stack: the same gradient, leaf by leaf."""
     loss = jax.jit(jax.grad(lambda p: (model.apply(p, {"tokens": TEXT}).logits ** 2).mean()))
-    stacked = loss(params)["blocks"]
-    rows = loss(params | {"blocks": stack.unstack(params["blocks"])})["blocks"]
-    for i, row in enumerate(rows):
-        jax.tree.map(lambda a, b, i=i: close(a, b[i], rtol=1e-4), row, stacked)
+    stacked, rows = loss(params), loss(unstacked(params))
+    stacks = [name for name in rows if isinstance(rows[name], tuple)]
+    assert stacks
+    for name in stacks:
+        for i, row in enumerate(rows[name]):
+            jax.tree.map(lambda a, b, i=i: close(a, b[i], rtol=1e-4), row, stacked[name])

@@ -44,9 +44,10 @@ def one_device(explicit=False):
 
 def loss(model):
     def cross_entropy(params, batch):
-        logits = model.apply(params, batch).logits
+        out = model.apply(params, batch)
+        logits, aux = out.logits, sum(m.value for m in out.aux.values())
         targets = jax.nn.one_hot(batch["targets"], logits.shape[-1])
-        return -(jax.nn.log_softmax(logits) * targets).sum() / batch["targets"].size
+        return -(jax.nn.log_softmax(logits) * targets).sum() / batch["targets"].size + aux
 
     return jax.value_and_grad(cross_entropy)
 

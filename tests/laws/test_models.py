@@ -13,6 +13,7 @@ from llm_jax.core.table import lookup
 from llm_jax.mesh import plan
 from llm_jax.models import MODELS
 from llm_jax.nn import stack
+from llm_jax.run.config import construct
 
 TOKENS = np.random.default_rng(1).permutation(40)[:24].reshape(2, 12).astype(np.int32)  # all different
 close = partial(np.testing.assert_allclose, rtol=1e-5, atol=2e-5)
@@ -28,7 +29,8 @@ def losses(model):
     """A jitted (loss, gradient) that every part of the model enters."""
 
     def loss(params, batch, key=None):
-        return jnp.square(jax.nn.log_softmax(model.apply(params, batch, key=key).logits)).mean()
+        out = model.apply(params, batch, key=key)
+        return jnp.square(jax.nn.log_softmax(out.logits)).mean() + sum(m.value for m in out.aux.values())
 
     return jax.jit(jax.value_and_grad(loss))
 
@@ -158,7 +160,9 @@ def test_bfloat16_stays_near_float32(model, params):
     assert hidden.dtype == jnp.bfloat16 and out.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-    assert 1e-5 < np.abs(np.asarray(out) - exact).max() / np.abs(exact).max() < 0.05  # eight bits of mantissa
+    errors = np.abs(np.asarray(out) - exact).max(-1) / np.abs(exact).max()
+    routed = any("/router/" in path for path in tree.flatten(params))  # a token between two experts may go to the other
+    assert 1e-5 < np.quantile(errors, 0.75 if routed else 1.0) < 0.05  # eight bits of mantissa
 
 
 def test_init_returns_what_is_declared(model):
@@ -170,7 +174,7 @@ def test_init_returns_what_is_declared(model):
 
 
 def test_every_parameter_matters(model, params):
-    """A declared parameter that no logit depends on is dead weight."""
+    """A declared parameter on which neither a logit nor what the model adds to its loss depends is dead weight."""
     batch = {"tokens": TOKENS, "segments": np.repeat([[1, 2]], 6, axis=1).repeat(2, axis=0)}
     gradient = losses(model)(params, batch)[1]
     rounding = ("key_bias",)  # softmax is blind to what all keys share: zero but for rounding
@@ -186,10 +190,18 @@ def test_every_parameter_matters(model, params):
         ("llama", "7b", {"vocab_size": 32_000}, 6_738_415_616),
         ("llama", "13b", {"vocab_size": 32_000}, 13_015_864_320),
         ("llama", "70b", {"vocab_size": 32_000}, 68_976_648_192),
+        ("mixtral", "8x7b", {"vocab_size": 32_000}, 46_702_792_704),
+        ("mixtral", "8x22b", {"vocab_size": 32_768}, 140_630_071_296),
+        ("qwen3_moe", "30b-a3b", {"vocab_size": 151_936}, 30_532_122_624),
+        ("qwen3_moe", "235b-a22b", {"vocab_size": 151_936}, 235_093_634_560),
+        ("gpt_oss", "20b", {"vocab_size": 201_088}, 20_914_757_184),
+        ("gpt_oss", "120b", {"vocab_size": 201_088}, 116_829_156_672),
+        ("deepseek_v3", "671b", {"vocab_size": 129_280}, 671_026_419_200),
+        ("deepseek_v3", "16b", {"vocab_size": 163_840}, 15_960_110_208),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(family, preset, fields, parameters):
     """Counted from the declarations: nothing is allocated. The numbers are those of the published checkpoints."""
     make = lookup(MODELS, family, "model.name")
-    model = make(**fields, **sys.modules[make.__module__].PRESETS[preset])
+    model = construct(make, fields | sys.modules[make.__module__].PRESETS[preset])
     assert sum(int(np.prod(d.shape, dtype=np.int64)) for d in model.declarations().values()) == parameters

@@ -13,8 +13,8 @@ from llm_jax.mesh import plan
 from llm_jax.nn.declare import declarations
 from llm_jax.nn.initial import normal
 from llm_jax.nn.mlp import GatedMlp
-from llm_jax.nn.moe import Experts, SparseMlp, clamped_swiglu, swiglu
-from llm_jax.nn.router import Load, SigmoidRouter, SoftmaxRouter, TopKRouter, losses
+from llm_jax.nn.moe.experts import Experts, SparseMlp, clamped_swiglu, swiglu
+from llm_jax.nn.moe.router import Load, SigmoidRouter, SoftmaxRouter, TopKRouter, losses
 
 with np.load(Path(__file__).parents[1] / "golden" / "moe.npz") as arrays:
     GOLDEN = dict(arrays)

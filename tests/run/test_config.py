@@ -5,8 +5,9 @@ import json
 import pytest
 
 from llm_jax.core.table import UserError
+from llm_jax.models.moe.qwen3_moe import Qwen3Moe
 from llm_jax.run import build
-from llm_jax.run.config import FREE_ON_RESUME, differences, load_recipe, resolve
+from llm_jax.run.config import FREE_ON_RESUME, construct, differences, load_recipe, resolve
 
 RECIPE = {
     "model": {"name": "llama", "embed_dim": 64, "num_heads": 4},
@@ -138,3 +139,10 @@ def test_keys_that_one_side_lacks_are_differences():
 def test_a_recipe_takes_its_argument(recipe):
     assert load_recipe(str(recipe))["model"]["name"] == "llama"
     assert load_recipe(f"{recipe}:gpt2")["model"]["name"] == "gpt2"
+
+
+def test_a_model_from_a_saved_configuration_can_be_hashed():
+    """JSON knows no tuples, and a compiled function keeps its model as a static argument."""
+    fields = {"vocab_size": 8, "dense_layers": [0, 2], "rope": {"theta": 5.0}}
+    model = construct(Qwen3Moe, fields)
+    assert hash(model) == hash(construct(Qwen3Moe, fields)) and model.dense_layers == (0, 2)

@@ -1,15 +1,17 @@
 """Hugging Face's names and layouts of tensors, one two-way map per family, as data.
 
 A map is a tuple of rules. Each says which of our parameters lie in one foreign tensor, and how; a name with `{layer}`
-stands for one tensor a layer, while ours are stacked on a leading axis. `to_hf` and `from_hf` turn streams of
-(name, array) into each other: at no time do they hold more than the leaves that are still incomplete.
+stands for one tensor a layer, and one with `{expert}` for one an expert of it, while ours are stacked on leading axes.
+`to_hf` and `from_hf` turn streams of (name, array) into each other: at no time do they hold more than the leaves that
+are still incomplete.
 """
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +21,12 @@ Shape = tuple[int, ...]
 Stream = Iterable[tuple[str, np.ndarray]]
 
 NAMES = {
+    "deepseek_v3": "llm_jax.interop.names.deepseek_v3:NAMES",
     "gpt2": "llm_jax.interop.names.gpt2:NAMES",
+    "gpt_oss": "llm_jax.interop.names.gpt_oss:NAMES",
     "llama": "llm_jax.interop.names.llama:NAMES",
+    "mixtral": "llm_jax.interop.names.mixtral:NAMES",
+    "qwen3_moe": "llm_jax.interop.names.qwen3_moe:NAMES",
 }
 
 
@@ -29,8 +35,8 @@ class Rule:
     """One foreign tensor: its name, the paths of ours that it holds side by side, and the layout.
 
     layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
-    `out_in` as [O,I] (torch.nn.Linear). inputs: how many of our leading dimensions are I. Several parts lie side by
-    side along O.
+    `out_in` as [O,I] (torch.nn.Linear) · `in_turn` the last dimension holds that of each part in turn. inputs: how many
+    of our leading dimensions are I. Several parts otherwise lie side by side along O.
     """
 
     theirs: str
@@ -42,6 +48,8 @@ class Rule:
         """Return the foreign tensor of our arrays (of one layer)."""
         if self.layout == "same":
             return parts[0]
+        if self.layout == "in_turn":
+            return np.stack(parts, axis=-1).reshape(*parts[0].shape[:-1], -1)
         rows = [p.reshape(math.prod(p.shape[: self.inputs]), -1) for p in parts]
         matrix = np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
         return {"vector": matrix[0], "in_out": matrix, "out_in": matrix.T}[self.layout]
@@ -50,6 +58,8 @@ class Rule:
         """Return our arrays, of these shapes, that `encode` made `tensor` of."""
         if self.layout == "same":
             return [tensor]
+        if self.layout == "in_turn":
+            return [tensor[..., i :: len(shapes)] for i in range(len(shapes))]
         matrix = {"vector": tensor[None], "in_out": tensor, "out_in": tensor.T}[self.layout]
         ends = np.cumsum([math.prod(s[self.inputs :]) for s in shapes])[:-1]
         return [part.reshape(s) for part, s in zip(np.split(matrix, ends, axis=1), shapes, strict=True)]
@@ -58,6 +68,8 @@ class Rule:
         """Return the shape of the foreign tensor that holds ours of these shapes."""
         if self.layout == "same":
             return shapes[0]
+        if self.layout == "in_turn":
+            return (*shapes[0][:-1], len(shapes) * shapes[0][-1])
         rows, columns = math.prod(shapes[0][: self.inputs]), sum(math.prod(s[self.inputs :]) for s in shapes)
         return {"vector": (columns,), "in_out": (rows, columns), "out_in": (columns, rows)}[self.layout]
 
@@ -82,25 +94,37 @@ def linear(theirs: str, *ours: str, inputs: int = 1) -> Rule:
     return Rule(theirs, ours, "out_in", inputs)
 
 
+def in_turn(theirs: str, *ours: str) -> Rule:
+    """Tensors whose last dimensions are interleaved: gate, up, gate, up, …"""
+    return Rule(theirs, ours, "in_turn")
+
+
 @dataclass(frozen=True)
 class NameMap:
     """All tensors of a family.
 
     prefix: of names, which some files leave out. ignored: patterns (full match) of buffers that hold no parameter.
     copies: names that files may repeat where the model ties them, each with the tensor that it must equal.
+    layers: {stack of ours: their number of each of its layers}; a stack that is not named counts from 0.
     """
 
     rules: tuple[Rule, ...]
     prefix: str = ""
     ignored: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+def numbered(names: NameMap, model: Any) -> NameMap:
+    """Return the map for a model that may have several stacks of layers (`model.stacks()`)."""
+    return replace(names, layers=model.stacks()) if hasattr(model, "stacks") else names
 
 
 class Slot(NamedTuple):
-    """Where a foreign tensor belongs: its rule, its layer (None: not of a stack), and our shapes (of one layer)."""
+    """Where a foreign tensor belongs: its rule, at which layer (and expert) of our stacks, and our shapes there."""
 
     rule: Rule
-    layer: int | None
+    at: tuple[int, ...]
     shapes: list[Shape]
 
 
@@ -117,11 +141,14 @@ def slots(names: NameMap, shapes: Mapping[str, Shape]) -> dict[str, Slot]:
             continue
         placed += rule.ours
         wholes = [tuple(shapes[path]) for path in rule.ours]
-        if "{layer}" not in rule.theirs:
-            table[rule.theirs] = Slot(rule, None, wholes)
-            continue
-        for layer in range(wholes[0][0]):
-            table[rule.theirs.format(layer=layer)] = Slot(rule, layer, [s[1:] for s in wholes])
+        depth = ("{layer}" in rule.theirs) + ("{expert}" in rule.theirs)
+        numbers = names.layers.get(rule.ours[0].split("/")[0])
+        for index in np.ndindex(*wholes[0][:depth]):
+            place = {} if not index else {"layer": numbers[index[0]] if numbers else index[0], "expert": index[-1]}
+            name = rule.theirs.format(**place)
+            if name in table:
+                raise ValueError(f"the map of names has {name!r} twice: give the numbers of layers (`numbered`)")
+            table[name] = Slot(rule, index, [s[depth:] for s in wholes])
     if sorted(placed) != sorted(shapes):
         raise ValueError(f"the map of names does not place {sorted(set(shapes) ^ set(placed))} exactly once")
     return table
@@ -140,8 +167,7 @@ def to_hf(names: NameMap, shapes: Mapping[str, Shape], leaves: Stream) -> Iterat
         waiting[path] = np.asarray(leaf)
         ready = {n: s for n, s in table.items() if path in s.rule.ours and all(p in waiting for p in s.rule.ours)}
         for name, slot in ready.items():
-            parts = [waiting[p] if slot.layer is None else waiting[p][slot.layer] for p in slot.rule.ours]
-            yield name, slot.rule.encode(parts)
+            yield name, slot.rule.encode([waiting[p][slot.at] for p in slot.rule.ours])
             del table[name]
         needed = {p for slot in table.values() for p in slot.rule.ours}
         waiting = {p: a for p, a in waiting.items() if p in needed}
@@ -160,10 +186,10 @@ def from_hf(names: NameMap, shapes: Mapping[str, Shape], tensors: Stream) -> Ite
     tied = {name: original for name, original in names.copies.items() if name not in known}
     tables: dict[str, np.ndarray] = {}  # what tied tensors must equal
     filled: dict[str, np.ndarray] = {}
-    left = {path: shapes[path][0] for slot in table.values() if slot.layer is not None for path in slot.rule.ours}
+    left = Counter(path for slot in table.values() for path in slot.rule.ours)
     for raw, tensor in tensors:
         name = raw if raw.startswith(names.prefix) or raw in names.copies else names.prefix + raw
-        if any(re.fullmatch(pattern, name) for pattern in names.ignored):
+        if name not in known and any(re.fullmatch(pattern, name) for pattern in names.ignored):
             continue
         if name in tied or name in tied.values():
             original = tied.get(name, name)
@@ -182,11 +208,11 @@ def from_hf(names: NameMap, shapes: Mapping[str, Shape], tensors: Stream) -> Ite
         if tuple(tensor.shape) != wanted:
             raise UserError(f"tensor {raw!r} has shape {tuple(tensor.shape)}; this model needs {wanted}")
         for path, part in zip(slot.rule.ours, slot.rule.decode(np.asarray(tensor), slot.shapes), strict=True):
-            if slot.layer is None:
+            if not slot.at:
                 yield path, part
                 continue
             stack = filled.setdefault(path, np.empty(shapes[path], part.dtype))
-            stack[slot.layer] = part
+            stack[slot.at] = part
             left[path] -= 1
             if not left[path]:
                 yield path, filled.pop(path)

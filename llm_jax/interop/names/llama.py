@@ -1,27 +1,51 @@
-"""Llama of Hugging Face: `Linear` kernels [out, in], rotary halves as ours; a tied model has no `lm_head`."""
+"""Llama of Hugging Face: `Linear` kernels [out, in], rotary halves as ours; a tied model has no `lm_head`.
+
+Other families use its names too: `outside` of the layers, the `attention` of a stack with its `norms`, a `gated` mlp.
+"""
 
 from llm_jax.interop.configs import FieldMap, field, only, rope
-from llm_jax.interop.names import NameMap, linear, same
+from llm_jax.interop.names import NameMap, Rule, linear, same
 
 LAYER = "model.layers.{layer}"
+
+
+def outside() -> tuple[Rule, ...]:
+    """The token table, the last norm and the head."""
+    return (
+        same("model.embed_tokens.weight", "embed/tokens"),
+        same("model.norm.weight", "final_norm/scale"),
+        same("lm_head.weight", "head/tokens"),
+    )
+
+
+def norms(stack: str) -> tuple[Rule, ...]:
+    """The norms before the two parts of a block."""
+    return (
+        same(f"{LAYER}.input_layernorm.weight", f"{stack}/attention_norm/scale"),
+        same(f"{LAYER}.post_attention_layernorm.weight", f"{stack}/mlp_norm/scale"),
+    )
+
+
+def attention(stack: str) -> tuple[Rule, ...]:
+    """The norms and the four kernels of attention."""
+    return (
+        *norms(stack),
+        linear(f"{LAYER}.self_attn.q_proj.weight", f"{stack}/attention/query"),
+        linear(f"{LAYER}.self_attn.k_proj.weight", f"{stack}/attention/key"),
+        linear(f"{LAYER}.self_attn.v_proj.weight", f"{stack}/attention/value"),
+        linear(f"{LAYER}.self_attn.o_proj.weight", f"{stack}/attention/out", inputs=2),
+    )
+
+
+def gated(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """Gate, up and down of one gated mlp."""
+    return tuple(linear(f"{theirs}.{part}_proj.weight", f"{ours}/{part}") for part in ("gate", "up", "down"))
+
 
 NAMES = NameMap(
     ignored=(r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq",),  # constants that old files carry
     copies={"lm_head.weight": "model.embed_tokens.weight"},
-    rules=(
-        same("model.embed_tokens.weight", "embed/tokens"),
-        same(f"{LAYER}.input_layernorm.weight", "blocks/attention_norm/scale"),
-        linear(f"{LAYER}.self_attn.q_proj.weight", "blocks/attention/query"),
-        linear(f"{LAYER}.self_attn.k_proj.weight", "blocks/attention/key"),
-        linear(f"{LAYER}.self_attn.v_proj.weight", "blocks/attention/value"),
-        linear(f"{LAYER}.self_attn.o_proj.weight", "blocks/attention/out", inputs=2),
-        same(f"{LAYER}.post_attention_layernorm.weight", "blocks/mlp_norm/scale"),
-        linear(f"{LAYER}.mlp.gate_proj.weight", "blocks/mlp/gate"),
-        linear(f"{LAYER}.mlp.up_proj.weight", "blocks/mlp/up"),
-        linear(f"{LAYER}.mlp.down_proj.weight", "blocks/mlp/down"),
-        same("model.norm.weight", "final_norm/scale"),
-        same("lm_head.weight", "head/tokens"),
-    ),
+    rules=(*outside(), *attention("blocks"), *gated(f"{LAYER}.mlp", "blocks/mlp")),
 )
 
 FIELDS = FieldMap(

@@ -85,6 +85,7 @@ def described(
         tokenizer=tokenizer,
         template=workdir.template.read_text() if workdir.template.exists() else None,
         generation=read_json(workdir.generation) if workdir.generation.exists() else {},
+        layers=model.stacks() if hasattr(model, "stacks") else {},
     )
 
 

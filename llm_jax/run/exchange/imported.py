@@ -19,7 +19,7 @@ from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Declaration, Params
 from llm_jax.interop import configs, load
-from llm_jax.interop.names import NAMES
+from llm_jax.interop.names import NAMES, numbered
 from llm_jax.interop.source import Source
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
@@ -72,7 +72,8 @@ def import_run(
     plan = plans.build(mesh.sizes(), dtype=mesh.compute_dtype, remat=mesh.remat)
     declared = model.declarations()
     shapes = {p: d.shape for p, d in declared.items()}
-    leaves = load.leaves(source.tensors, lookup(NAMES, described.family, "family"), shapes, partial=partial)
+    names = numbered(lookup(NAMES, described.family, "family"), model)
+    leaves = load.leaves(source.tensors, names, shapes, partial=partial)
     with plan.active():
         params, initial = placed(leaves, declared, plan)
         about = _about(source, described)

@@ -19,7 +19,7 @@ from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
 from llm_jax.nn.mlp import WIDTH
-from llm_jax.nn.router import Load
+from llm_jax.nn.moe.router import Load
 
 CHOICES = ("batch", "seq", None)
 Activation = Callable[[Array, Array], Array]

@@ -1,0 +1,1 @@
+"""Decoders whose layers are mixtures of experts, all or some of them."""

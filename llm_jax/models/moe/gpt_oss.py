@@ -1,0 +1,113 @@
+"""gpt-oss (OpenAI 2025): local and global attention in turn, both with sinks; experts with a clamped SwiGLU; biases."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+
+from llm_jax.core import checks
+from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.models.moe.layers import Block, Layers
+from llm_jax.nn import cache as caches
+from llm_jax.nn.attention import SelfAttention, context
+from llm_jax.nn.declare import initialize
+from llm_jax.nn.initial import normal
+from llm_jax.nn.moe.experts import Experts, SparseMlp, clamped_swiglu
+from llm_jax.nn.moe.router import Moe, TopKRouter
+from llm_jax.nn.rotary import Yarn
+
+
+@dataclass(frozen=True)
+class GptOss:
+    """The section `model` of this family. None derives: num_kv_heads = num_heads.
+
+    window: tokens that each sees in layers 0, 2, 4, …; the others see all. alpha, limit: see `clamped_swiglu`.
+    """
+
+    vocab_size: int
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    num_kv_heads: int | None = None
+    head_dim: int = 64
+    window: int = 128
+    tied: bool = False
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    attention: str = "auto"
+    alpha: float = 1.702
+    limit: float = 7.0
+    rope: Yarn = field(default_factory=Yarn)
+    moe: Moe = field(default_factory=Moe)
+
+    def __post_init__(self) -> None:
+        checks.positive(
+            "model", vocab_size=self.vocab_size, num_layers=self.num_layers, embed_dim=self.embed_dim,
+            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, window=self.window,
+            norm_eps=self.norm_eps, alpha=self.alpha, limit=self.limit,
+        )  # fmt: skip
+        checks.fraction("model", dropout=self.dropout)
+        checks.divides("model", "num_kv_heads", self._kv_heads, "num_heads", self.num_heads)
+        checks.even("model", head_dim=self.head_dim)
+
+    def declarations(self) -> dict[str, Declaration]:
+        """Every parameter by path."""
+        return self._layers().declarations()
+
+    def stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the layers that each stack of parameters holds."""
+        return self._layers().stacks()
+
+    def init(self, key: Key) -> Params:
+        """Initial values: normal(0.02), residual outputs scaled by 1/sqrt(2L)."""
+        return initialize(self.declarations(), key)
+
+    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
+        """Outputs of a whole batch."""
+        return self._layers().forward(params, batch, context(batch), key=key)[0]
+
+    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
+        """A cache for `max_len` tokens."""
+        return caches.full(self.num_layers, batch_size, max_len, self._kv_heads, self.head_dim)
+
+    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read whole prompts into an empty cache."""
+        return self._layers().forward(params, batch, context(batch, cache, prompt=True), cache)
+
+    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read tokens [B,n] that follow those in the cache."""
+        batch = {"tokens": tokens}
+        return self._layers().forward(params, batch, context(batch, cache), cache)
+
+    @property
+    def _kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    def _layers(self) -> Layers:
+        init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
+        attention = SelfAttention(
+            self.num_heads, self._kv_heads, self.head_dim, init, residual, self.attention, bias=True, sinks=True,
+            wavelengths=self.rope.frequencies(self.head_dim),
+            scale=self.head_dim**-0.5 * self.rope.amplitude**2 * self.rope.sharpness,
+        )  # fmt: skip
+        moe, activate = self.moe, partial(clamped_swiglu, alpha=self.alpha, limit=self.limit)
+        mlp = SparseMlp(
+            TopKRouter(moe.num_experts, moe.top_k, init),
+            Experts(moe.num_experts, moe.mlp_dim, init, residual, activate, bias=True),
+        )
+        blocks = {
+            "local_blocks": Block(attention.clone(window=self.window), mlp, self.dropout, self.norm_eps),
+            "global_blocks": Block(attention, mlp, self.dropout, self.norm_eps),
+        }
+        kinds = tuple(("local_blocks", "global_blocks")[i % 2] for i in range(self.num_layers))
+        return Layers(self.vocab_size, self.embed_dim, kinds, blocks, moe, self.norm_eps, self.dropout, self.tied)
+
+
+_BOTH = {
+    "embed_dim": 2880, "num_heads": 64, "num_kv_heads": 8,
+    "rope": {"theta": 150_000.0, "factor": 32.0, "truncate": False},
+}  # fmt: skip
+PRESETS = {
+    "20b": _BOTH | {"num_layers": 24, "moe": {"num_experts": 32, "top_k": 4, "mlp_dim": 2880}},
+    "120b": _BOTH | {"num_layers": 36, "moe": {"num_experts": 128, "top_k": 4, "mlp_dim": 2880}},
+}
+"""Published sizes as fields of `GptOss`; vocab_size 201088."""

@@ -1,0 +1,111 @@
+"""Mixtral (Jiang et al. 2024): Llama whose every feed-forward layer is eight experts, two of which each token uses."""
+
+import math
+from dataclasses import dataclass, field
+
+from llm_jax.core import checks
+from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.models.moe.layers import Block, Layers
+from llm_jax.nn import cache as caches
+from llm_jax.nn.attention import SelfAttention, context
+from llm_jax.nn.declare import initialize
+from llm_jax.nn.initial import normal
+from llm_jax.nn.moe.experts import Experts, SparseMlp
+from llm_jax.nn.moe.router import Moe, SoftmaxRouter
+from llm_jax.nn.rotary import Rope, frequencies
+
+
+@dataclass(frozen=True)
+class Mixtral:
+    """The section `model` of this family. None derives: num_kv_heads = num_heads, head_dim = embed_dim / num_heads.
+
+    window: tokens that each sees, itself included; None for all.
+    """
+
+    vocab_size: int
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    window: int | None = None
+    tied: bool = False
+    dropout: float = 0.0
+    norm_eps: float = 1e-5
+    attention: str = "auto"
+    rope: Rope = field(default_factory=Rope)
+    moe: Moe = field(default_factory=Moe)
+
+    def __post_init__(self) -> None:
+        checks.positive(
+            "model", vocab_size=self.vocab_size, num_layers=self.num_layers, embed_dim=self.embed_dim,
+            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, window=self.window,
+            norm_eps=self.norm_eps,
+        )  # fmt: skip
+        checks.fraction("model", dropout=self.dropout)
+        checks.divides("model", "num_kv_heads", self._kv_heads, "num_heads", self.num_heads)
+        if self.head_dim is None:
+            checks.divides("model", "num_heads", self.num_heads, "embed_dim", self.embed_dim)
+        checks.even("model", head_dim=self._head_dim)
+
+    def declarations(self) -> dict[str, Declaration]:
+        """Every parameter by path."""
+        return self._layers().declarations()
+
+    def init(self, key: Key) -> Params:
+        """Initial values: normal(0.02), residual outputs scaled by 1/sqrt(2L)."""
+        return initialize(self.declarations(), key)
+
+    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
+        """Outputs of a whole batch."""
+        return self._layers().forward(params, batch, context(batch), key=key)[0]
+
+    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
+        """A cache for `max_len` tokens."""
+        return caches.full(self.num_layers, batch_size, max_len, self._kv_heads, self._head_dim)
+
+    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read whole prompts into an empty cache."""
+        return self._layers().forward(params, batch, context(batch, cache, prompt=True), cache)
+
+    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read tokens [B,n] that follow those in the cache."""
+        batch = {"tokens": tokens}
+        return self._layers().forward(params, batch, context(batch, cache), cache)
+
+    @property
+    def _kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    @property
+    def _head_dim(self) -> int:
+        return self.head_dim or self.embed_dim // self.num_heads
+
+    def _layers(self) -> Layers:
+        init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
+        attention = SelfAttention(
+            self.num_heads, self._kv_heads, self._head_dim, init, residual, self.attention, window=self.window,
+            wavelengths=frequencies(self._head_dim, self.rope.theta),
+        )  # fmt: skip
+        moe = self.moe
+        mlp = SparseMlp(
+            SoftmaxRouter(moe.num_experts, moe.top_k, init), Experts(moe.num_experts, moe.mlp_dim, init, residual)
+        )
+        block = Block(attention, mlp, self.dropout, self.norm_eps)
+        return Layers(
+            self.vocab_size, self.embed_dim, ("blocks",) * self.num_layers, {"blocks": block}, moe, self.norm_eps,
+            self.dropout, self.tied,
+        )  # fmt: skip
+
+
+PRESETS = {
+    "8x7b": {
+        "num_layers": 32, "embed_dim": 4096, "num_heads": 32, "num_kv_heads": 8,
+        "rope": {"theta": 1e6}, "moe": {"num_experts": 8, "top_k": 2, "mlp_dim": 14336},
+    },
+    "8x22b": {
+        "num_layers": 56, "embed_dim": 6144, "num_heads": 48, "num_kv_heads": 8,
+        "rope": {"theta": 1e6}, "moe": {"num_experts": 8, "top_k": 2, "mlp_dim": 16384},
+    },
+}  # fmt: skip
+"""Published sizes as fields of `Mixtral`; vocab_size 32000 and 32768."""

@@ -1,0 +1,121 @@
+"""Qwen 3 MoE (Yang et al. 2025): normalised queries and keys, many small experts, dense layers wherever one wants."""
+
+import math
+from dataclasses import dataclass, field
+
+from llm_jax.core import checks
+from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.models.moe.layers import Block, DenseMlp, Layers
+from llm_jax.nn import cache as caches
+from llm_jax.nn.attention import SelfAttention, context
+from llm_jax.nn.declare import initialize
+from llm_jax.nn.initial import normal
+from llm_jax.nn.mlp import GatedMlp
+from llm_jax.nn.moe.experts import Experts, SparseMlp
+from llm_jax.nn.moe.router import Moe, SoftmaxRouter
+from llm_jax.nn.rotary import Rope, frequencies
+
+
+@dataclass(frozen=True)
+class Qwen3Moe:
+    """The section `model` of this family. None derives: num_kv_heads = num_heads.
+
+    Layers are dense (mlp_dim) that are named in `dense_layers`, counted from 0, or whose number, counted from 1, is no
+    multiple of `sparse_step`. renormalize: whether the weights of a token's experts are made to add up to one.
+    """
+
+    vocab_size: int
+    num_layers: int = 12
+    embed_dim: int = 768
+    num_heads: int = 12
+    num_kv_heads: int | None = None
+    head_dim: int = 128
+    mlp_dim: int = 2048
+    sparse_step: int = 1
+    dense_layers: tuple[int, ...] = ()
+    renormalize: bool = True
+    tied: bool = False
+    dropout: float = 0.0
+    norm_eps: float = 1e-6
+    attention: str = "auto"
+    rope: Rope = field(default_factory=Rope)
+    moe: Moe = field(default_factory=Moe)
+
+    def __post_init__(self) -> None:
+        checks.positive(
+            "model", vocab_size=self.vocab_size, num_layers=self.num_layers, embed_dim=self.embed_dim,
+            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, mlp_dim=self.mlp_dim,
+            sparse_step=self.sparse_step, norm_eps=self.norm_eps,
+        )  # fmt: skip
+        checks.fraction("model", dropout=self.dropout)
+        checks.divides("model", "num_kv_heads", self._kv_heads, "num_heads", self.num_heads)
+        checks.even("model", head_dim=self.head_dim)
+
+    def declarations(self) -> dict[str, Declaration]:
+        """Every parameter by path."""
+        return self._layers().declarations()
+
+    def stacks(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the layers that each stack of parameters holds."""
+        return self._layers().stacks()
+
+    def init(self, key: Key) -> Params:
+        """Initial values: normal(0.02), residual outputs scaled by 1/sqrt(2L)."""
+        return initialize(self.declarations(), key)
+
+    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
+        """Outputs of a whole batch."""
+        return self._layers().forward(params, batch, context(batch), key=key)[0]
+
+    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
+        """A cache for `max_len` tokens."""
+        return caches.full(self.num_layers, batch_size, max_len, self._kv_heads, self.head_dim)
+
+    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read whole prompts into an empty cache."""
+        return self._layers().forward(params, batch, context(batch, cache, prompt=True), cache)
+
+    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read tokens [B,n] that follow those in the cache."""
+        batch = {"tokens": tokens}
+        return self._layers().forward(params, batch, context(batch, cache), cache)
+
+    @property
+    def _kv_heads(self) -> int:
+        return self.num_kv_heads or self.num_heads
+
+    def _kind(self, layer: int) -> str:
+        sparse = layer not in self.dense_layers and (layer + 1) % self.sparse_step == 0
+        return "blocks" if sparse else "dense_blocks"
+
+    def _layers(self) -> Layers:
+        init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
+        attention = SelfAttention(
+            self.num_heads, self._kv_heads, self.head_dim, init, residual, self.attention, norm=self.norm_eps,
+            wavelengths=frequencies(self.head_dim, self.rope.theta),
+        )  # fmt: skip
+        moe = self.moe
+        sparse = SparseMlp(
+            SoftmaxRouter(moe.num_experts, moe.top_k, init, self.renormalize),
+            Experts(moe.num_experts, moe.mlp_dim, init, residual),
+        )
+        dense = DenseMlp(GatedMlp(self.mlp_dim, init, residual), moe.num_experts)
+        blocks = {
+            kind: Block(attention, mlp, self.dropout, self.norm_eps)
+            for kind, mlp in (("dense_blocks", dense), ("blocks", sparse))
+        }
+        kinds = tuple(map(self._kind, range(self.num_layers)))
+        return Layers(self.vocab_size, self.embed_dim, kinds, blocks, moe, self.norm_eps, self.dropout, self.tied)
+
+
+PRESETS = {
+    "30b-a3b": {
+        "num_layers": 48, "embed_dim": 2048, "num_heads": 32, "num_kv_heads": 4, "rope": {"theta": 1e6},
+        "moe": {"num_experts": 128, "top_k": 8, "mlp_dim": 768, "balance": 0.001},
+    },
+    "235b-a22b": {
+        "num_layers": 94, "embed_dim": 4096, "num_heads": 64, "num_kv_heads": 4, "rope": {"theta": 1e6},
+        "moe": {"num_experts": 128, "top_k": 8, "mlp_dim": 1536, "balance": 0.001},
+    },
+}  # fmt: skip
+"""Published sizes as fields of `Qwen3Moe`; vocab_size 151936."""

@@ -1,0 +1,156 @@
+"""Logits, gradients and greedy texts of `transformers`' decoders with experts; see golden/make_moe_decoders.py."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llm_jax.core import tree
+from llm_jax.core.table import lookup
+from llm_jax.interop.names import NAMES, from_hf, numbered
+from llm_jax.models import MODELS
+from llm_jax.run.config import construct
+
+with np.load(Path(__file__).parents[1] / "golden" / "moe_decoders.npz") as arrays:
+    GOLDEN = dict(arrays)
+CASES = [
+    "mixtral",
+    "mixtral windowed, tied",
+    "qwen3_moe",
+    "qwen3_moe some dense",
+    "gpt_oss",
+    "deepseek_v3",
+    "deepseek_v3 plain",
+]
+
+
+def common(config, experts, width):
+    return {
+        "vocab_size": config["vocab_size"],
+        "num_layers": config["num_hidden_layers"],
+        "embed_dim": config["hidden_size"],
+        "num_heads": config["num_attention_heads"],
+        "norm_eps": config["rms_norm_eps"],
+        "tied": config["tie_word_embeddings"],
+        "moe": {"num_experts": config[experts], "top_k": config["num_experts_per_tok"], "mlp_dim": config[width]},
+    }
+
+
+def grouped(config):
+    return {"num_kv_heads": config["num_key_value_heads"], "head_dim": config["head_dim"]}
+
+
+def plain_rope(config):
+    return {"rope": {"theta": config["rope_parameters"]["rope_theta"]}}
+
+
+def yarn(config):
+    theirs = config["rope_parameters"]
+    words = {
+        "rope_theta": "theta",
+        "factor": "factor",
+        "original_max_position_embeddings": "original",
+        "beta_fast": "fast",
+        "beta_slow": "slow",
+        "truncate": "truncate",
+        "mscale": "mscale",
+        "mscale_all_dim": "mscale_all",
+    }
+    return {"rope": {ours: theirs[word] for word, ours in words.items() if word in theirs}}
+
+
+def mixtral(config):
+    window = {"window": config["sliding_window"]}
+    return common(config, "num_local_experts", "intermediate_size") | grouped(config) | plain_rope(config) | window
+
+
+def qwen3_moe(config):
+    own = {
+        "mlp_dim": config["intermediate_size"],
+        "sparse_step": config["decoder_sparse_step"],
+        "dense_layers": tuple(config["mlp_only_layers"]),
+        "renormalize": config["norm_topk_prob"],
+    }
+    return common(config, "num_local_experts", "moe_intermediate_size") | grouped(config) | plain_rope(config) | own
+
+
+def gpt_oss(config):
+    own = {"window": config["sliding_window"], "alpha": config["swiglu_alpha"], "limit": config["swiglu_limit"]}
+    return common(config, "num_local_experts", "intermediate_size") | grouped(config) | yarn(config) | own
+
+
+def deepseek_v3(config):
+    return (
+        common(config, "n_routed_experts", "moe_intermediate_size")
+        | yarn(config)
+        | {
+            "dense_layers": config["first_k_dense_replace"],
+            "mlp_dim": config["intermediate_size"],
+            "latent": {
+                "rank": config["kv_lora_rank"],
+                "query_rank": config["q_lora_rank"],
+                "nope_dim": config["qk_nope_head_dim"],
+                "rope_dim": config["qk_rope_head_dim"],
+                "value_dim": config["v_head_dim"],
+                "interleaved": config["rope_interleave"],
+            },
+            "selection": {
+                "shared": config["n_shared_experts"],
+                "groups": config["n_group"],
+                "top_groups": config["topk_group"],
+                "renormalize": config["norm_topk_prob"],
+                "scale": config["routed_scaling_factor"],
+            },
+        }
+    )
+
+
+FIELDS = {"mixtral": mixtral, "qwen3_moe": qwen3_moe, "gpt_oss": gpt_oss, "deepseek_v3": deepseek_v3}
+
+
+def test_every_case_is_tested():
+    assert {name.partition("/")[0] for name in GOLDEN} == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_gradients_and_greedy_texts_are_those_of_transformers(case):
+    arrays = {name.removeprefix(case + "/"): a for name, a in GOLDEN.items() if name.startswith(case + "/")}
+    config = json.loads(str(arrays["config"]))
+    family = config["model_type"]
+    model = construct(lookup(MODELS, family, "model.name"), FIELDS[family](config))
+    names = numbered(lookup(NAMES, family, "names"), model)
+    shapes = {path: d.shape for path, d in model.declarations().items()}
+
+    def ours(kind):
+        found = {n.removeprefix(kind): a for n, a in arrays.items() if n.startswith(kind)}
+        found |= {n: np.zeros_like(a) for n, a in buffers(arrays).items()} if kind == "gradient/" else {}
+        return dict(from_hf(names, shapes, found.items()))
+
+    def loss(params):
+        logits = model.apply(params, {"tokens": arrays["tokens"]}).logits
+        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), arrays["targets"][..., None], axis=-1)
+        return -chosen.mean(), logits
+
+    params = tree.unflatten(ours("weight/"))
+    (value, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    np.testing.assert_allclose(logits, arrays["logits"], rtol=0, atol=1e-4 * np.abs(arrays["logits"]).max())
+    np.testing.assert_allclose(value, arrays["loss"], rtol=1e-5)
+    expected, largest = ours("gradient/"), max(np.abs(a).max() for n, a in arrays.items() if n.startswith("gradient/"))
+    for path, found in tree.flatten(gradient).items():
+        np.testing.assert_allclose(
+            found, expected[path], rtol=0, atol=1e-4 * np.abs(expected[path]).max() + 1e-6 * largest, err_msg=path
+        )
+        if "/experts/" in path:
+            assert not np.any(found[:, 1]), f"{path}: no token chose expert 1"
+
+    text = np.concatenate([arrays["tokens"][:, :4], arrays["greedy"]], axis=1)
+    continued = jax.jit(lambda p, t: model.apply(p, {"tokens": t}).logits)(params, text[:, :-1])[:, 3:]
+    np.testing.assert_array_equal(continued.argmax(-1), arrays["greedy"])
+
+
+def buffers(arrays):
+    """Weights without a gradient: the bias that only chooses."""
+    return {n.removeprefix("weight/"): a for n, a in arrays.items() if n.endswith("e_score_correction_bias")}
