@@ -42,6 +42,7 @@ def main() -> None:
     if flags.one:
         print(seconds(int(flags.one[0]), flags.one[1] == "unrolled"))
         return
+    print("# Compile time against depth, seconds to trace, lower and compile an update\n")
     print("| layers | " + " | ".join(f"{kind}, s | / 8 layers" for kind in ("scanned", "unrolled")) + " |")
     print("|---|---|---|---|---|")
     found: dict[tuple[int, str], float] = {}

@@ -47,6 +47,7 @@ def main() -> None:
             began = time.perf_counter()
             programs[name]()
             taken[name].append(time.perf_counter() - began)
+    print("# Encoding speed, one thread, the State of the Union speeches\n")
     print("| program | MB/s | llm_jax / it |\n|---|---|---|")
     for name, seconds in taken.items():
         ratios = [theirs / mine for theirs, mine in zip(seconds, taken["llm_jax"], strict=True)]

@@ -66,7 +66,7 @@ def _mix(
     allowed: Bool[Array, "..."] | None,
     shape: tuple[int, ...],
     softcap: float | None,
-) -> tuple[Float[Array, "B G RT V"], Float[Array, "B G RT 1"]]:
+) -> tuple[Float[Array, "B G RT V"], Float[Array, "B G RT"]]:
     """Return softmax(q kᵀ) v where `allowed`, which broadcasts to `shape` [B,G,R,T,S], and the log of the sum.
 
     The gradient by hand normalises after the products, over V numbers a query and not over S.
@@ -86,14 +86,14 @@ def _mix_forward(q, k, v, allowed, shape, softcap):
     whole = weights.sum(-1, keepdims=True)
     inverse = 1 / whole
     mixed = jnp.einsum("bgns,bgsv->bgnv", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) * inverse
-    log_z = jnp.log(whole) + top.reshape(whole.shape)
+    log_z = jnp.log(whole)[..., 0] + top[..., 0].reshape(B, G, R * T)
     return (mixed.astype(v.dtype), log_z), (q, k, v, allowed, mixed, weights, inverse, capped)
 
 
 def _mix_backward(shape, softcap, saved, d):
     q, k, v, allowed, mixed, weights, inverse, capped = saved
     d_mixed = d[0].astype(jnp.float32) * inverse
-    along = (d_mixed * mixed).sum(-1, keepdims=True) - d[1] * inverse
+    along = (d_mixed * mixed).sum(-1, keepdims=True) - d[1][..., None] * inverse
     d_mixed = d_mixed.astype(v.dtype)
     dv = jnp.einsum("bgns,bgnv->bgsv", weights.astype(v.dtype), d_mixed)
     scores = weights * (jnp.einsum("bgnv,bgsv->bgns", d_mixed, v, preferred_element_type=jnp.float32) - along)
