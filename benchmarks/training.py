@@ -29,7 +29,7 @@ from benchmarks.bare import CELLS
 from llm_jax.cli.flags import HUGE_PAGES
 
 ROOT = Path(__file__).parent.parent
-TURN = {"S": 3.0, "M": 6.0, "G": 9.0}  # seconds of a turn
+TURN = {"S": 2.5, "M": 4.0, "G": 7.0}  # seconds of a turn
 ENVIRONMENT = {**os.environ, **HUGE_PAGES, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
