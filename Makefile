@@ -11,7 +11,7 @@ DEV := $(VENV)/dev-$(VERSION)
 ORACLES := $(VENV)/oracles-$(VERSION)
 WORKDIR ?= runs/quickstart
 
-.PHONY: quickstart test test-laws golden format venv dev oracles bench clean
+.PHONY: quickstart test test-laws test-oracles golden format venv dev oracles bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -30,6 +30,9 @@ test: $(DEV)
 
 test-laws: $(DEV)
 	LLM_JAX_ALL_LAWS=1 $(BIN)/pytest -n 2 -m "exhaustive or not exhaustive" tests/laws
+
+test-oracles: $(ORACLES)
+	$(BIN)/pytest -m oracle tests
 
 golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_decoders.py
@@ -50,8 +53,9 @@ $(READY): requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(DEV): $(READY) requirements-dev.txt requirements-data.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt -r requirements-data.txt
+$(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	  -r requirements-dev.txt -r requirements-data.txt -r requirements-interop.txt
 	@touch $@
 
 $(ORACLES): $(DEV) requirements-oracles.txt

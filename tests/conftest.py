@@ -58,4 +58,5 @@ def write_recipe(folder):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "oracle: beside a foreign program or real weights, run live (make test-oracles)")
     config.addinivalue_line("markers", "exhaustive: every corner of a law whose middle is always tested")

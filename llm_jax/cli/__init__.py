@@ -21,9 +21,13 @@ VERBS = {
     "train": "train a recipe in a workdir, or go on with what the workdir holds",
     "evaluate": "held-out loss, perplexity and bits per byte of a checkpoint",
     "sample": "continue a text",
+    "import": "make a workdir of a Hugging Face directory or a GGUF file",
+    "export": "write a checkpoint as transformers or llama.cpp read it",
+    "fetch": "get real weights or data by name",
     "configs": "list the recipes",
     "describe": "print a recipe resolved: every value and its origin, the parameters, the FLOPs",
 }
+MODULES = {"import": "import_"}  # a keyword cannot name a module
 STOPPED = 75
 
 
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise UserError(f"{verb!r} is not a command; the commands are {', '.join(VERBS)}{nearest(verb, VERBS)}")
-        return importlib.import_module(f"llm_jax.cli.{verb}").run(rest)
+        return importlib.import_module(f"llm_jax.cli.{MODULES.get(verb, verb)}").run(rest)
     except UserError as error:
         print(f"llm_jax {verb}: {error}", file=sys.stderr)
         return 2

@@ -59,6 +59,8 @@ def _loader(opened: "OpenRun", data: str | None) -> tuple["Loader", int]:
     elif data is not None:
         source = SUFFIXES.get(Path(data).suffix, "text")
         where = {"source": source, "options": {"files": data, "validation": data}}
+    if data is None and values["source"] is None and values["mixture"] is None:
+        raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
     loader = build(tokenizer=opened.tokenizer, **kept, **where).validation
     if loader is None:
         raise UserError("this run's data hold nothing out; name other text with --data")

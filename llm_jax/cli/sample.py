@@ -7,19 +7,21 @@ from llm_jax.cli.flags import Parser, add_step, add_workdir, with_huge_pages
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
 
+DRAWN = ("tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Continue a prompt with a checkpoint."""
-    parser = Parser("sample", "Continue a text with a checkpoint.")
+    parser = Parser("sample", "Continue a text with a checkpoint; defaults are those of its config.sample.")
     add_workdir(parser)
     add_step(parser)
     parser.add_argument("--prompt", help="the text to continue")
-    parser.add_argument("--tokens", type=int, default=128, help="how many tokens (default 128)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="divides the logits (default 0.8)")
-    parser.add_argument("--top_k", type=int, default=None, help="only the k most probable tokens")
-    parser.add_argument("--top_p", type=float, default=1.0, help="only the most probable tokens up to this probability")
-    parser.add_argument("--min_p", type=float, default=0.0, help="only tokens this probable beside the best one")
-    parser.add_argument("--repetition_penalty", type=float, default=1.0, help="above 1: what was said is less likely")
+    parser.add_argument("--tokens", type=int, help="how many tokens")
+    parser.add_argument("--temperature", type=float, help="divides the logits")
+    parser.add_argument("--top_k", type=int, help="only the k most probable tokens")
+    parser.add_argument("--top_p", type=float, help="only the most probable tokens up to this probability")
+    parser.add_argument("--min_p", type=float, help="only tokens this probable beside the best one")
+    parser.add_argument("--repetition_penalty", type=float, help="above 1: what was said is less likely")
     parser.add_argument("--greedy", action="store_true", help="always the most probable token")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--num", type=int, default=1, help="how many continuations")
@@ -31,16 +33,16 @@ def run(arguments: Sequence[str]) -> int:
     if flags.prompt is None:
         raise UserError('--prompt is missing; give the text to continue, such as --prompt="My fellow citizens"')
     with_huge_pages(True)
+    from llm_jax.run.config import construct
     from llm_jax.run.generate import pieces
     from llm_jax.run.open_run import open_run
     from llm_jax.run.sections import Sample
 
-    temperature = 0.0 if flags.greedy else flags.temperature
-    section = Sample(
-        tokens=flags.tokens, temperature=temperature, top_k=flags.top_k, top_p=flags.top_p, min_p=flags.min_p,
-        repetition_penalty=flags.repetition_penalty,
-    )  # fmt: skip
+    given = {name: value for name in DRAWN if (value := getattr(flags, name)) is not None}
+    given |= {"temperature": 0.0} if flags.greedy else {}
+    Sample(**given)  # a wrong value is told before the workdir is looked for
     opened = open_run(flags.workdir)
+    section = construct(Sample, opened.resolved.values["sample"] | given)
     made = pieces(
         opened.model, opened.params(flags.step), opened.tokenizer, flags.prompt, section, seed=flags.seed, num=flags.num
     )

@@ -23,13 +23,15 @@ def run(arguments: Sequence[str]) -> int:
 def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.cli import STOPPED
     from llm_jax.run import build, report, resume, train
+    from llm_jax.run.exchange import exported
     from llm_jax.run.open_run import open_run
     from llm_jax.run.signals import Stop, Stopped
     from llm_jax.store.workdir import Workdir
 
     workdir = Workdir(path)
     resume.check_place(path)
-    build.check(config)
+    parts, _ = build.check(config)
+    exported.check(parts.export, config.values["model"]["name"], workdir)
     resumed = resume.check_config(workdir, config, allow_change=allow_change)
     source = path if resumed else config.values["init_from"]
     with Stop() as stop:

@@ -13,6 +13,15 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def whole(array: jax.Array) -> np.ndarray:
+    """Return a global array on this host; every process must ask for the same one."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 def to_devices(local: Batch, global_rows: int) -> Batch:
     """Place this process's rows [local B, T] as a global batch [global B, T]: the door to the devices.
 

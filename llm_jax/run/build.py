@@ -45,6 +45,7 @@ class Sections:
     log: sections.Log
     sample: sections.Sample
     launch: sections.Launch
+    export: sections.Export
 
 
 @dataclass(frozen=True)

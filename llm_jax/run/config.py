@@ -29,7 +29,7 @@ from llm_jax.optim.options import ALLOWED, accepted
 from llm_jax.run.sections import SECTIONS
 
 TOP = ("model", "objective", "optimizer", *SECTIONS, "seed", "init_from")
-FREE_ON_RESUME = ("mesh", "log", "checkpoint", "eval", "sample", "launch")
+FREE_ON_RESUME = ("mesh", "log", "checkpoint", "eval", "sample", "launch", "export")
 BINDING = ("mesh.compute_dtype",)
 
 
@@ -266,7 +266,7 @@ _KINDS = {
 
 
 def construct(cls: type, values: Mapping[str, Any]) -> Any:
-    """Return the dataclass `cls` with `values`: nested dictionaries become dataclasses, lists the tuples they stand for.
+    """Return the dataclass `cls` with `values`, nested dictionaries as dataclasses and lists as the tuples they are.
 
     A model is hashed as a static argument of jit, which a list could not be.
     """

@@ -11,18 +11,18 @@ from llm_jax.text.streaming import decoder
 
 
 def encoded(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """Return the ids of each prompt; an empty one becomes the id that stands between texts.
+    """Return the ids of each prompt after the id that starts a text, if the tokenizer has one.
+
+    An empty prompt becomes the id that stands between texts.
 
     Raises:
         UserError: a prompt is empty and the tokenizer has no such id.
     """
-    start = tokenizer.bos_id if tokenizer.bos_id is not None else tokenizer.eos_id
-    rows = []
-    for prompt in prompts:
-        ids = tokenizer.encode(prompt).tolist()
-        if not ids and start is None:
-            raise UserError("the prompt is empty, and this tokenizer has no id that starts a text; give --prompt=TEXT")
-        rows.append(ids or [start])
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    between = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    rows = [start + tokenizer.encode(prompt).tolist() or between for prompt in prompts]
+    if not all(rows):
+        raise UserError("the prompt is empty, and this tokenizer has no id that starts a text; give --prompt=TEXT")
     return rows
 
 

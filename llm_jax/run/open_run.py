@@ -1,8 +1,10 @@
 """A finished or running run, opened for reading: `run = open_run("DIR")`."""
 
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 from etils import epath
 from ml_collections import FrozenConfigDict
 
@@ -14,6 +16,7 @@ from llm_jax.run import build
 from llm_jax.run.config import Config, resolve
 from llm_jax.store.checkpoint import Checkpoints
 from llm_jax.store.files import read_json, read_lines
+from llm_jax.store.manifest import CorruptCheckpointError
 from llm_jax.store.workdir import Workdir, existing
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -73,9 +76,26 @@ class OpenRun:
         Raises:
             UserError: there is no such checkpoint, or it is of another model; the first differences are listed.
         """
-        averaged = self.resolved.values["train"]["ema"] is not None
         wanted = self._abstract() if abstract is None else abstract
-        return self._checkpoints().restore(wanted, step, part="extra/ema" if averaged else "params")[0]
+        return self._checkpoints().restore(wanted, step, part=self._part)[0]
+
+    def leaves(self, paths: Iterable[str], step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (path, array on the host) of the (averaged) parameters, one read and verified at a time.
+
+        Raises:
+            UserError: there is no such checkpoint, or it is damaged.
+        """
+        saved, part = self._checkpoints(), self._part
+        chosen = saved.latest() if step is None else step
+        for path in paths:
+            try:
+                yield path, saved.restore(step=chosen, part=f"{part}/{path}")[0]
+            except CorruptCheckpointError as error:
+                raise UserError(f"{error}; choose another with --step, of {self.steps}") from None
+
+    @property
+    def _part(self) -> str:
+        return "params" if self.resolved.values["train"]["ema"] is None else "extra/ema"
 
     def _abstract(self) -> Params:
         import jax

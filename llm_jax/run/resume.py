@@ -65,6 +65,11 @@ def check_config(workdir: Workdir, config: Config, *, allow_change: bool = False
     """
     if not workdir.config.exists() or not commit.steps(workdir.checkpoints):
         return False
+    if workdir.run.exists() and "imported" in read_json(workdir.run):
+        raise UserError(
+            f"workdir={os.fspath(workdir.path)!r} holds an imported model, which is not trained in its place; "
+            f"name a new --workdir, and start from this one with --config.init_from={os.fspath(workdir.path)}"
+        )
     old = read_json(workdir.config)
     changed = [line for line in differences(old, config.values) if not _only_longer(line, old, config.values)]
     if changed and not allow_change:

@@ -143,6 +143,20 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Exports during training, into exports/STEP: every so many steps (0: none), in which format and dtype."""
+
+    every: int = 0
+    format: str = "hf"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        checks.non_negative("export", every=self.every)
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise UserError(f"export.dtype={self.dtype!r} must be float32, bfloat16 or float16")
+
+
+@dataclass(frozen=True)
 class Launch:
     """How the process is started: with huge pages for malloc on Linux CPUs, or not."""
 
@@ -151,5 +165,5 @@ class Launch:
 
 SECTIONS = {
     "data": Data, "train": Train, "eval": Eval, "checkpoint": Checkpoint, "mesh": Mesh, "log": Log, "sample": Sample,
-    "launch": Launch,
+    "launch": Launch, "export": Export,
 }  # fmt: skip

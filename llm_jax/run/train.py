@@ -22,6 +22,7 @@ from llm_jax.mesh import hosts
 from llm_jax.run import evaluate as evaluation
 from llm_jax.run import resume
 from llm_jax.run.build import Run
+from llm_jax.run.exchange import exported
 from llm_jax.run.meter import Meter
 from llm_jax.run.signals import Stop
 from llm_jax.run.writers import Line, Metrics
@@ -90,7 +91,7 @@ def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
 
 
 class Loop:
-    """What happens beside the steps: log, evaluation, samples, checkpoints, each at its own interval."""
+    """What happens beside the steps: log, evaluation, samples, checkpoints, exports, each at its own interval."""
 
     def __init__(
         self,
@@ -119,7 +120,7 @@ class Loop:
     def is_due(self, step: int) -> bool:
         """Whether something other than training happens after this step."""
         parts = self._run.sections
-        return step % parts.checkpoint.every == 0 or bool(parts.eval.every and step % parts.eval.every == 0)
+        return any(n and step % n == 0 for n in (parts.checkpoint.every, parts.eval.every, parts.export.every))
 
     def read(self, step: int, stats: Stats) -> None:
         """Take in the statistics of a step, and log them when a row is due.
@@ -146,6 +147,8 @@ class Loop:
         stopping = self._stop.requested  # once: a signal after the save waits for the next step
         if last or step % parts.checkpoint.every == 0 or stopping:
             self._save(step, state, metrics)
+        if parts.export.every and step % parts.export.every == 0:
+            exported.during(self._run, self._workdir, step, state)
         go_on()
         if stopping and not last:
             self._saved.wait()

@@ -1,6 +1,7 @@
 """The workdir of a run: what each file in it is called.
 
-    config.json · run.json · metrics.jsonl · events.jsonl · tensorboard/ · tokenizer/ · checkpoints/STEP/ · samples/
+    config.json · run.json · metrics.jsonl · events.jsonl · tensorboard/ · tokenizer/ · checkpoints/STEP/ · samples/ ·
+    exports/STEP/ · of an imported model: chat_template.jinja · generation_config.json (Hugging Face's words)
 
 It holds data only (nothing in it is ever imported), and no path in it is absolute: move it and it still works.
 """
@@ -57,6 +58,18 @@ class Workdir:
     @property
     def samples(self) -> epath.Path:
         return self.path / "samples"
+
+    @property
+    def template(self) -> epath.Path:
+        return self.path / "chat_template.jinja"
+
+    @property
+    def generation(self) -> epath.Path:
+        return self.path / "generation_config.json"
+
+    @property
+    def exports(self) -> epath.Path:
+        return self.path / "exports"
 
 
 def existing(path: epath.PathLike) -> Workdir:

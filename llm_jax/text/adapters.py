@@ -54,15 +54,31 @@ def make_huggingface(
 ) -> Files:
     """Read a `tokenizer.json`, or a folder with one and perhaps a `tokenizer_config.json` that names control tokens.
 
-    `eos`, `bos` and `pad` name them otherwise; an end of document that nobody names is looked for by usual names.
+    `eos`, `bos` and `pad` name them otherwise; an end of document that nobody names is looked for by usual names. A
+    start that the tokenizer itself does not put before a text is none.
     """
     where = epath.Path(path).expanduser()
     file = where / FILE if where.is_dir() else where
     content, config = content_of(file), file.parent / "tokenizer_config.json"
     named = read_json({config.name: config.read_bytes()}, config.name, str(config.parent)) if config.exists() else {}
     tokens = [(named.get(f"{role}_token"), given) for role, given in zip(ROLES, (eos, bos, pad), strict=True)]
+    if not _starts_texts(content, named):
+        tokens[1] = (None, bos)
     texts_of = [given or (old["content"] if isinstance(old, dict) else old) for old, given in tokens]
     return {FILE: content, CONTROLS: json.dumps(dict(zip(ROLES, texts_of, strict=True))).encode()}
+
+
+def _starts_texts(content: bytes, named: Any) -> bool:
+    """Say whether a tokenizer.json, or the configuration beside it, puts the token `bos` before a text."""
+    bos = named.get("bos_token")
+    text = bos["content"] if isinstance(bos, dict) else bos
+    if isinstance(named.get("add_bos_token"), bool):
+        return bool(named["add_bos_token"])
+    try:
+        steps = json.dumps((json.loads(content) or {}).get("post_processor"), ensure_ascii=False)
+    except (ValueError, AttributeError, RecursionError):
+        return False
+    return bool(text) and json.dumps(text, ensure_ascii=False) in steps
 
 
 def read_huggingface(files: Files) -> Tokenizer:

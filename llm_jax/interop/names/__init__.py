@@ -94,9 +94,9 @@ def linear(theirs: str, *ours: str, inputs: int = 1) -> Rule:
     return Rule(theirs, ours, "out_in", inputs)
 
 
-def in_turn(theirs: str, *ours: str) -> Rule:
-    """Tensors whose last dimensions are interleaved: gate, up, gate, up, …"""
-    return Rule(theirs, ours, "in_turn")
+def in_turn(theirs: str, *ours: str, inputs: int) -> Rule:
+    """Tensors [*inputs, O] whose last dimensions are interleaved: gate, up, gate, up, …"""
+    return Rule(theirs, ours, "in_turn", inputs)
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,14 @@ class NameMap:
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
+def layers(model: Any) -> Mapping[str, Sequence[int]]:
+    """Return {stack: the numbers of its layers} of a model that has several; of one stack, nothing."""
+    return model.stacks() if hasattr(model, "stacks") else {}
+
+
 def numbered(names: NameMap, model: Any) -> NameMap:
-    """Return the map for a model that may have several stacks of layers (`model.stacks()`)."""
-    return replace(names, layers=model.stacks()) if hasattr(model, "stacks") else names
+    """Return the map with the numbers of a model's layers."""
+    return replace(names, layers=layers(model))
 
 
 class Slot(NamedTuple):

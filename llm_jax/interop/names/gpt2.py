@@ -1,5 +1,6 @@
 """GPT-2 of Hugging Face: `Conv1D` kernels [in, out], query, key and value in one; the head is the token table."""
 
+from llm_jax.interop.configs import FieldMap, field, harmless, only
 from llm_jax.interop.names import NameMap, conv1d, same, vector
 
 H = "transformer.h.{layer}"
@@ -30,5 +31,28 @@ NAMES = NameMap(
         vector(f"{H}.mlp.c_proj.bias", "blocks/mlp/down_bias"),
         same("transformer.ln_f.weight", "final_norm/scale"),
         same("transformer.ln_f.bias", "final_norm/bias"),
+    ),
+)
+
+FIELDS = FieldMap(
+    model_type="gpt2",
+    architecture="GPT2LMHeadModel",
+    context="n_positions",
+    entries=(
+        field("vocab_size", "vocab_size"),
+        field("n_positions", "max_positions", default=1024),
+        field("n_layer", "num_layers"),
+        field("n_embd", "embed_dim"),
+        field("n_head", "num_heads"),
+        field("n_inner", "mlp_dim", default=None),
+        field("layer_norm_epsilon", "norm_eps", default=1e-5),
+        field("resid_pdrop", "dropout", default=0.1),
+        only("activation_function", "gelu_new", "gelu_pytorch_tanh"),
+        only("scale_attn_weights", True),
+        only("scale_attn_by_inverse_layer_idx", False),
+        only("add_cross_attention", False),
+        only("tie_word_embeddings", True),
+        harmless("embd_pdrop", "attn_pdrop", "summary_type", "summary_use_proj", "summary_activation"),
+        harmless("summary_proj_to_labels", "summary_first_dropout"),
     ),
 )

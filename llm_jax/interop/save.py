@@ -1,0 +1,115 @@
+"""Our parameters into a directory that `transformers` loads with no code of ours, leaf by leaf."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from llm_jax.core.table import UserError, lookup
+from llm_jax.interop import configs, safetensors, tokenizers
+from llm_jax.interop.names import NAMES, NameMap, Shape, Stream, slots, to_hf
+from llm_jax.interop.safetensors import Info
+from llm_jax.interop.source import GENERATION, TEMPLATE
+from llm_jax.text.base import Tokenizer
+
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+
+@dataclass(frozen=True)
+class Export:
+    """All of a model but its arrays.
+
+    family, fields: the section `model`, every size that has no parameter of its own given. shapes: of the parameters by
+    path. context: the longest text, in tokens. dtype: of the tensors that are written. template: for chats.
+    generation: in the words of generation_config.json. layers: of a model with several stacks, see `NameMap`.
+    """
+
+    family: str
+    fields: Mapping[str, Any]
+    shapes: Mapping[str, Shape]
+    context: int
+    dtype: str = "float32"
+    tokenizer: Tokenizer | None = None
+    template: str | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+    def config(self) -> dict[str, Any]:
+        """Return config.json, control ids included."""
+        form = configs.write(self.family, self.fields, self.shapes, context=self.context, dtype=self.dtype)
+        return form | self.controls()
+
+    def controls(self) -> dict[str, Any]:
+        """Return the ids of the control tokens, in Hugging Face's words; where it knew several ends, all of them."""
+        found = {}
+        for role in ("bos", "eos", "pad"):
+            said, ours = self.generation.get(f"{role}_token_id"), getattr(self.tokenizer, f"{role}_id", None)
+            several = isinstance(said, list) and ours in said
+            found[f"{role}_token_id"] = said if several or self.tokenizer is None else ours
+        return found
+
+    def names(self) -> NameMap:
+        """Return the family's map of names.
+
+        Raises:
+            UserError: the family has none.
+        """
+        names: NameMap = lookup(NAMES, self.family, "model.name of an export")
+        return replace(names, layers=self.layers)
+
+    def paths(self) -> list[str]:
+        """Return our paths in the order in which their foreign tensors follow one another."""
+        return [path for rule in self.names().rules for path in rule.ours if path in self.shapes]
+
+    def infos(self) -> dict[str, Info]:
+        """Return what each foreign tensor will be."""
+        dtype = np.dtype(DTYPES[self.dtype])
+        return {n: Info(s.rule.shape(s.shapes), dtype) for n, s in slots(self.names(), self.shapes).items()}
+
+    def tensors(self, leaves: Stream) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield (foreign name, array in the dtype that is written) for our (path, array).
+
+        Raises:
+            UserError: a weight is too large for the dtype.
+        """
+        for name, tensor in to_hf(self.names(), self.shapes, leaves):
+            with np.errstate(over="ignore"):
+                cast = np.ascontiguousarray(tensor, DTYPES[self.dtype])
+            if self.dtype == "float16" and not np.isfinite(cast).all():
+                raise UserError(f"{name} holds values that are not finite in float16; export with --dtype=bfloat16")
+            yield name, cast
+
+
+def hf(folder: Path, what: Export, leaves: Stream, max_shard_bytes: int = 5 << 30) -> None:
+    """Write config.json, the tensors, the tokenizer, the chat template and generation_config.json into a folder.
+
+    Args:
+        folder: there already, and empty.
+        what: the model.
+        leaves: our (path, array), one held at a time.
+        max_shard_bytes: see safetensors.write.
+
+    Raises:
+        UserError: the family or the tokenizer cannot be expressed.
+    """
+    texts = {
+        "config.json": _json(what.config()),
+        GENERATION: _json({"_from_model_config": not what.generation, **what.generation, **_given(what.controls())}),
+        **({} if what.tokenizer is None else tokenizers.files(what.tokenizer, context=what.context)),
+        **({} if what.template is None else {TEMPLATE: what.template.encode()}),
+    }
+    for name, content in texts.items():
+        (folder / name).write_bytes(content)
+    safetensors.write(folder, what.infos(), what.tensors(leaves), max_shard_bytes)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,113 @@
+"""A foreign model as it lies on disk: its config, its tensors, its tokenizer's files, and what is said with it.
+
+A source is a directory of Hugging Face (config.json, safetensors, tokenizer) or one GGUF file. Pickles are refused.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llm_jax.core.table import UserError, lookup
+from llm_jax.interop import safetensors
+from llm_jax.interop.safetensors import Tensors
+from llm_jax.text import tokenizers
+from llm_jax.text.base import Tokenizer
+
+TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+FILES = {".gguf": "llm_jax.interop.gguf:source"}
+KINDS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a foreign model consists of.
+
+    config: in the words of config.json. tokenizer: None where there is none, or none that is read here. template: for
+    chats. generation: in the words of generation_config.json. notes: what its user should know.
+    """
+
+    path: Path
+    kind: str
+    config: Mapping[str, Any]
+    tensors: Tensors
+    tokenizer: Tokenizer | None = None
+    template: str | None = None
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def open_source(path: str) -> Source:
+    """Return what lies at a path.
+
+    Raises:
+        UserError: there is nothing, or nothing that can be imported; the message says what to do.
+    """
+    where = Path(path).expanduser()
+    if where.is_dir():
+        return directory(where)
+    if not where.exists():
+        raise UserError(
+            f"SRC={path} is not there; give a directory with config.json and *.safetensors, or a .gguf file"
+        )
+    if where.suffix in FILES:
+        opened: Source = lookup(FILES, where.suffix, "SRC")(where)
+        return opened
+    raise UserError(f"SRC={path} is not a directory or a .gguf file{_pickles([where])}")
+
+
+def directory(where: Path) -> Source:
+    """Return the model in a directory of Hugging Face.
+
+    Raises:
+        UserError: a file that is needed is missing, or is not what its name says.
+    """
+    config = json_of(where / "config.json")
+    if not any((where / name).exists() for name in (safetensors.FILE, safetensors.INDEX)):
+        raise UserError(f"{where} has no {safetensors.FILE}{_pickles(sorted(where.iterdir()))}")
+    named = json_of(where / "tokenizer_config.json", missing={})
+    template = named.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        template = next((t["template"] for t in template if t.get("name") == "default"), None)
+    if (where / TEMPLATE).exists():
+        template = (where / TEMPLATE).read_text("utf-8")
+    return Source(
+        where, "hf", config, safetensors.Directory(where), _tokenizer(where), template,
+        json_of(where / GENERATION, missing={}),
+    )  # fmt: skip
+
+
+def _tokenizer(where: Path) -> Tokenizer | None:
+    for file, name in KINDS.items():
+        if (where / file).exists():
+            return tokenizers.build(name, {"path": str(where / file)})
+    return None
+
+
+def _pickles(files: list[Path]) -> str:
+    found = [file.name for file in files if file.suffix in PICKLES]
+    if not found:
+        return "; give a directory with config.json and *.safetensors, or a .gguf file"
+    return (
+        f". {found[0]} is a pickle, which can run any code when it is read, so it is not read here: where you trust "
+        "it, load it with transformers and call save_pretrained(DIR), which writes safetensors, and import DIR"
+    )
+
+
+def json_of(path: Path, missing: Any = None) -> dict[str, Any]:
+    """Return the object in a JSON file, or `missing` where there is no file.
+
+    Raises:
+        UserError: it is missing and must not be, or is not a JSON object.
+    """
+    if missing is not None and not path.exists():
+        return dict(missing)
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object")
+    return value

@@ -1,0 +1,104 @@
+"""A run's parameters for other programs: from a workdir, or in the middle of training."""
+
+import dataclasses
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from llm_jax.core import tree
+from llm_jax.core.table import UserError, lookup
+from llm_jax.core.types import Model, State
+from llm_jax.interop import configs
+from llm_jax.interop.names import layers
+from llm_jax.interop.save import Export
+from llm_jax.learn.ema import averaged
+from llm_jax.mesh import hosts
+from llm_jax.run.build import Run
+from llm_jax.run.open_run import OpenRun
+from llm_jax.store.files import read_json
+from llm_jax.store.workdir import Workdir
+from llm_jax.text import cache
+from llm_jax.text.base import Tokenizer
+
+FORMATS = {"hf": "llm_jax.interop.save:hf", "gguf": "llm_jax.interop.gguf_writer:gguf"}
+"""Format -> function (folder, Export, leaves) that fills an empty folder."""
+
+
+def export(
+    opened: OpenRun, to: str, *, form: str = "hf", step: int | None = None, dtype: str = "float32", words: bool = True
+) -> Export:
+    """Write a checkpoint of a workdir for other programs; on failure nothing is left.
+
+    Args:
+        opened: the run.
+        to: a directory that is not there, or is empty.
+        form: a key of `FORMATS`.
+        step: which checkpoint (default: the newest).
+        dtype: of the tensors.
+        words: with the tokenizer.
+
+    Raises:
+        UserError: the place is taken, or the model or tokenizer cannot be expressed in the format.
+    """
+    where = Path(os.path.abspath(Path(to).expanduser()))
+    if where.exists() and (not where.is_dir() or any(where.iterdir())):
+        raise UserError(f"--to={to} is there and not empty; name another, or remove it")
+    write = lookup(FORMATS, form, "--format")
+    tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
+    what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
+    what.names()
+    try:
+        cache.publish(where, lambda folder: write(folder, what, opened.leaves(what.paths(), step)))
+    except OSError as error:
+        raise UserError(f"--to={to} cannot be written: {error.strerror or error}") from None
+    return what
+
+
+def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
+    """Write exports/STEP of a run in training; it appears whole or not at all. All processes call this."""
+    section = run.sections.export
+    what = described(run.config.values, run.model, workdir, section.dtype, run.tokenizer)
+    params = tree.flatten(averaged(state))
+    stream = ((path, hosts.whole(params[path])) for path in what.paths())
+    if not hosts.is_first():
+        for _ in stream:
+            pass
+        return
+    write = lookup(FORMATS, section.format, "export.format")
+    where = Path(workdir.exports / str(step))
+    for killed in where.parent.glob("*.tmp-*"):  # no other job writes here: the run holds the lock of its checkpoints
+        shutil.rmtree(killed, ignore_errors=True)
+    cache.publish(where, lambda folder: write(folder, what, stream), replace=True)
+
+
+def described(
+    values: dict[str, Any], model: Model, workdir: Workdir, dtype: str, tokenizer: Tokenizer | None
+) -> Export:
+    """Return what an export needs to know beside the arrays."""
+    about = read_json(workdir.run).get("imported", {}) if workdir.run.exists() else {}
+    return Export(
+        family=values["model"]["name"],
+        fields=dataclasses.asdict(model),  # type: ignore[call-overload]  # a member of MODELS is a dataclass
+        shapes={path: d.shape for path, d in model.declarations().items()},
+        context=about.get("context") or values["data"]["seq_len"],
+        dtype=dtype,
+        layers=layers(model),
+        tokenizer=tokenizer,
+        template=workdir.template.read_text() if workdir.template.exists() else None,
+        generation=read_json(workdir.generation) if workdir.generation.exists() else {},
+    )
+
+
+def check(section: Any, family: str, workdir: Workdir) -> None:
+    """Refuse exports during training that could not be written, before any work is done.
+
+    Raises:
+        UserError: an unknown format or family, or a workdir that is not on a local disk.
+    """
+    if not section.every:
+        return
+    lookup(FORMATS, section.format, "export.format")
+    lookup(configs.FIELDS, family, "model.name of an export")
+    if "://" in str(workdir.path):
+        raise UserError(f"export.every={section.every} needs a workdir on a local disk, not {workdir.path}")

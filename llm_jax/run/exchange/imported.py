@@ -1,0 +1,161 @@
+"""A foreign model as a workdir: its configuration, its parameters as step 0, and what came with it."""
+
+import platform
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.sharding import SingleDeviceSharding
+
+from llm_jax import __version__
+from llm_jax.core import tree
+from llm_jax.core.table import UserError, lookup
+from llm_jax.core.types import Declaration, Params
+from llm_jax.interop import configs, load
+from llm_jax.interop.names import NAMES, numbered
+from llm_jax.interop.source import Source
+from llm_jax.mesh import plan as plans
+from llm_jax.mesh.plan import Plan
+from llm_jax.nn.declare import initialize
+from llm_jax.run import build
+from llm_jax.run.config import Config, construct, resolve
+from llm_jax.run.resume import PACKAGES
+from llm_jax.run.sections import Mesh
+from llm_jax.store.checkpoint import Checkpoints
+from llm_jax.store.files import write_json, write_text
+from llm_jax.store.workdir import Workdir
+from llm_jax.text import cache
+from llm_jax.text.base import Tokenizer
+
+ROW = 1024  # tokens of a row of `evaluate`, where the model reads that many
+
+
+class Imported(NamedTuple):
+    """What was imported: the family, the number of its parameters, and paths that kept their initial values."""
+
+    family: str
+    parameters: int
+    initial: list[str]
+
+
+def import_run(
+    source: Source, path: str, *, partial: bool = False, overrides: Sequence[tuple[str, str]] = ()
+) -> Imported:
+    """Write the workdir of a foreign model; on failure nothing is left.
+
+    Args:
+        source: the model.
+        path: of the workdir, which must not be there, or be empty.
+        partial: take what fits; the rest keeps initial values.
+        overrides: of the configuration, such as ("mesh.fsdp", "8").
+
+    Raises:
+        UserError: whatever does not fit; the full list of differences.
+    """
+    workdir = Workdir(path)
+    if workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
+        raise UserError(f"--workdir={path} is there and not empty; name another, or remove it")
+    described = configs.read(source.config)
+    words = source.tokenizer
+    config = configuration(described, source, overrides)
+    model = build.model(config, vocab_size=build.ANY_VOCABULARY)
+    if words is not None:
+        build.check_vocabulary(config.values["model"]["vocab_size"], words)
+    mesh = construct(Mesh, config.values["mesh"])
+    plan = plans.build(mesh.sizes(), dtype=mesh.compute_dtype, remat=mesh.remat)
+    declared = model.declarations()
+    shapes = {p: d.shape for p, d in declared.items()}
+    names = numbered(lookup(NAMES, described.family, "family"), model)
+    leaves = load.leaves(source.tensors, names, shapes, partial=partial)
+    with plan.active():
+        params, initial = placed(leaves, declared, plan)
+        about = _about(source, described)
+
+        def write(folder: Path | epath.Path) -> None:
+            _write(Workdir(folder), config, params, words, source, about)
+
+        if isinstance(workdir.path, Path):
+            cache.publish(Path(workdir.path), write)
+        else:
+            write(workdir.path)
+    return Imported(described.family, tree.count(params), initial)
+
+
+def configuration(described: configs.Described, source: Source, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Return the configuration of an imported run; it names no text, as nothing is known of it."""
+    row = min(described.context or ROW, ROW)
+    kind = {"name": source.tokenizer.kind if source.tokenizer else "bytes"}
+    recipe = {
+        "model": {"name": described.family, **described.fields},
+        "data": {"source": None, "tokenizer": kind, "seq_len": row, "batch_size": 4},
+        "sample": sampling(source.generation),
+    }
+    return resolve(recipe, overrides)
+
+
+def sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return our section `sample` of Hugging Face's defaults of generation, as far as they say anything."""
+    if not generation or generation.get("_from_model_config"):
+        return {}
+    if not generation.get("do_sample"):
+        return {"temperature": 0.0}
+    named = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+    found = {name: usual if (v := generation.get(name)) is None else v for name, usual in named.items()}
+    return found | {"top_k": found["top_k"] or None}
+
+
+def placed(
+    leaves: Iterable[tuple[str, np.ndarray]], declared: Mapping[str, Declaration], plan: Plan
+) -> tuple[Params, list[str]]:
+    """Return parameters on their devices, each leaf sent as it comes, and the paths that no leaf filled.
+
+    On a CPU the host arrays themselves become the parameters.
+    """
+    here = SingleDeviceSharding(jax.devices()[0])
+    shardings = plan.shardings(declared)
+    found = {path: jax.device_put(leaf, shardings[path] or here, may_alias=True) for path, leaf in leaves}
+    rest = {path: d for path, d in declared.items() if path not in found}
+    drawn = tree.flatten(initialize(rest, jax.random.key(0))) if rest else {}
+    found |= {path: jax.device_put(leaf, shardings[path] or here) for path, leaf in drawn.items()}
+    return tree.unflatten({path: found[path] for path in declared}), list(rest)
+
+
+def _about(source: Source, described: configs.Described) -> dict[str, Any]:
+    return {
+        "llm_jax": __version__,
+        "command": ["llm_jax", *sys.argv[1:]],
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "host": socket.gethostname(),
+        "imported": {
+            "source": source.path.name, "kind": source.kind, "context": described.context, "dtype": described.dtype
+        },
+        "started": time.time(),
+    }  # fmt: skip
+
+
+def _write(
+    workdir: Workdir, config: Config, params: Params, words: Tokenizer | None, source: Source, about: dict[str, Any]
+) -> None:
+    """Write everything, config.json last: without it a directory is no workdir."""
+    with Checkpoints(workdir.checkpoints) as saved:
+        meta = {"config_hash": config.hash(), "code_version": __version__}
+        saved.save(0, {"params": params}, meta=meta)
+        saved.wait()
+        if saved.last_error is not None:
+            raise UserError(f"the parameters could not be saved: {saved.last_error}")
+    if words is not None:
+        words.save(workdir.tokenizer)
+    if source.template is not None:
+        write_text(workdir.template, source.template)
+    if source.generation:
+        write_json(workdir.generation, source.generation)
+    write_json(workdir.run, about)
+    write_json(workdir.config, config.values)
