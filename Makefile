@@ -40,6 +40,9 @@ golden: $(ORACLES)
 
 bench: $(ORACLES)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks.decoding --torch_python=$(BIN)/python --out=benchmarks/DECODING.md
+	$(BIN)/python -m benchmarks.compiling > benchmarks/COMPILING.md
+	$(BIN)/python -m benchmarks.encoding > benchmarks/ENCODING.md
 
 format: $(DEV)
 	$(BIN)/ruff format llm_jax configs tests benchmarks

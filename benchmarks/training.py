@@ -3,9 +3,10 @@
     python -m benchmarks.training --cells=S,M,G --rounds=9 --out=benchmarks/RESULTS.md [--torch_python=python]
 
 The programs start once, one after the other, and then take turns: in each round every one runs alone for a few seconds
-while the others are stopped (SIGSTOP), in an order that changes. A round's figure is the median time of the steps that
+while the others are stopped (SIGSTOP), in an order that changes. A round's figure is the time of a step over those that
 lie wholly in its turn. All have malloc on huge pages. The library runs its real command with real data, log and
-checkpoints; --torch_python names a Python that has requirements-oracles.txt.
+checkpoints; "update alone" calls its compiled update on one batch again and again, and the distance between the two is
+what the loop costs. --torch_python names a Python that has requirements-oracles.txt.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from benchmarks.bare import CELLS
 from llm_jax.cli.flags import HUGE_PAGES
 
 ROOT = Path(__file__).parent.parent
-TURN = {"S": 4.0, "M": 8.0, "G": 12.0}  # seconds of a turn
+TURN = {"S": 3.0, "M": 6.0, "G": 9.0}  # seconds of a turn
 ENVIRONMENT = {**os.environ, **HUGE_PAGES, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
@@ -101,13 +102,18 @@ def compare(cell: str, rounds: int, torch_python: str | None, scratch: Path) -> 
     train = ["train", f"--config=benchmarks/cells.py:{cell}", f"--workdir={workdir}"]
     commands = {
         "llm_jax": ([sys.executable, "-m", "llm_jax", *train], workdir / "metrics.jsonl"),
+        "update alone": (
+            [sys.executable, "-m", "benchmarks.training", "--update_alone"],
+            scratch / f"update_{cell}.jsonl",
+        ),
         "bare": ([sys.executable, "-m", "benchmarks.bare"], scratch / f"bare_{cell}.jsonl"),
     }
     if torch_python:
         commands["transformers"] = ([torch_python, "-m", "benchmarks.peer_transformers"], scratch / f"hf_{cell}.jsonl")
     programs = []
     for name, (command, rows) in commands.items():
-        own = [] if name == "llm_jax" else ["--cell", cell, "--steps", "1000000", "--tokens", str(tokens)]
+        own = ["--cell", cell, "--steps", "1000000", "--tokens", str(tokens)]
+        own = {"llm_jax": [], "update alone": ["--cells", cell]}.get(name, own)
         programs.append(Program(name, command + own, rows, scratch))
         programs[-1].steps_a_row = 10 if (name, cell) == ("llm_jax", "S") else 1
     seconds: dict[str, list[float]] = {p.name: [] for p in programs}
@@ -121,6 +127,25 @@ def compare(cell: str, rounds: int, torch_python: str | None, scratch: Path) -> 
         for program in programs:
             program.end()
     return {p.name: {"step": seconds[p.name], "first": [p.first_step]} for p in programs}
+
+
+def update_alone(cell: str) -> None:
+    """Call the compiled update on one batch for ever; print a line a step, the next one dispatched before."""
+    import jax
+
+    from llm_jax.mesh import hosts
+    from llm_jax.run import build
+    from llm_jax.run.config import load_recipe, resolve
+
+    run = build.build(resolve(load_recipe(f"{ROOT}/benchmarks/cells.py:{cell}")))
+    batch = hosts.to_devices(run.data.train.batch(0), run.sections.data.batch_size)
+    state, pending = jax.jit(run.learner.init)(jax.random.key(0)), None
+    update = jax.jit(run.learner.update, donate_argnums=0)
+    while True:
+        state, stats = update(state, batch)
+        if pending is not None:
+            print(json.dumps({"loss": float(jax.device_get(pending)["loss"].value)}), flush=True)
+        pending = stats
 
 
 def spread(values: list[float], form: str) -> str:
@@ -151,7 +176,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out", default=None)
     parser.add_argument("--torch_python", default=None)
+    parser.add_argument("--update_alone", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
+    if flags.update_alone:
+        return update_alone(flags.cells)
     scratch = Path(tempfile.mkdtemp(prefix="llm_jax_bench_"))
     try:
         results = {c: compare(c, flags.rounds, flags.torch_python, scratch) for c in flags.cells.split(",")}
@@ -163,6 +191,7 @@ def main() -> None:
         machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
         head = f"# Training speed\n\nMedian (minimum to maximum) of {flags.rounds} interleaved rounds; {machine}.\n\n"
         Path(flags.out).write_text(f"{head}{text}\n\n{json.dumps({c: CELLS[c]._asdict() for c in results})}\n")
+    return None
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ def perplexity(sums: Callable[[Batch], Array], batches: Iterable[Batch]) -> dict
 
 def ratio(over: np.ndarray, under: np.ndarray) -> Estimate:
     """Return Σ over / Σ under with its standard error over rows."""
-    n, total = len(over), under.sum()
-    value = over.sum() / total
+    n, total = len(over), float(under.sum())
+    value = float(over.sum()) / total
     if n < 2:
-        return Estimate(float(value), float(total), math.nan)
-    spread = np.square(over - value * under).sum() * n / (n - 1)
-    return Estimate(float(value), float(total), float(math.sqrt(spread) / total))
+        return Estimate(value, total, math.nan)
+    spread = float(np.square(over - value * under).sum()) * n / (n - 1)
+    return Estimate(value, total, math.sqrt(spread) / total)

@@ -39,7 +39,7 @@ def match(tensors: Tensors, names: NameMap, shapes: Mapping[str, Shape]) -> Matc
     for raw, info in tensors.infos.items():
         name = raw if raw.startswith(names.prefix) or raw in names.copies else names.prefix + raw
         wanted = table[name].rule.shape(table[name].shapes) if name in table else None
-        if wanted is None and any(re.fullmatch(pattern, name) for pattern in names.ignored):
+        if name not in table and any(re.fullmatch(pattern, name) for pattern in names.ignored):
             continue
         if wanted is None and name in names.copies:
             copies[raw] = names.copies[name]
@@ -98,7 +98,7 @@ def _filled(
         for name in group:
             slot = table[name]
             for path, part in zip(paths, slot.rule.decode(tensors.read(sources[name]), slot.shapes), strict=True):
-                copy(whole[path][slot.at or ...], part, slot.rule.inputs)
+                copy(whole[path][slot.at], part, slot.rule.inputs)
                 del part
         for path in paths:
             yield path, whole.pop(path)

@@ -25,7 +25,7 @@ class Export:
 
     family, fields: the section `model`, every size that has no parameter of its own given. shapes: of the parameters by
     path. context: the longest text, in tokens. dtype: of the tensors that are written. template: for chats.
-    generation: in the words of generation_config.json. layers: of a model with several stacks, see `NameMap`.
+    generation: in the words of generation_config.json. layers: the numbers of the layers of each stack (`NameMap`).
     """
 
     family: str

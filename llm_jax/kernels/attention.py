@@ -6,12 +6,12 @@ that a block may see; the scores of one block are all that is ever stored, so me
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 NEGATIVE = -1e30
 Segments = tuple[Int[Array, "B T"], Int[Array, "B S"]]
@@ -29,6 +29,7 @@ def plain(
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float[Array, "H"] | None = None,
+    slots: Int[Array, "S"] | None = None,
 ) -> Float[Array, "B T H V"]:
     """Return softmax(scale · q kᵀ) v over the keys that each query may see.
 
@@ -40,6 +41,7 @@ def plain(
         scale: default K^-1/2.
         softcap: c · tanh(scores / c) before the mask (Gemma 2).
         sinks: of each head, the score of one more key whose value is zero (gpt-oss).
+        slots: the slot of each key where they do not count from 0 (a ring of the last ones); below 0, no key.
     """
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]
@@ -47,19 +49,62 @@ def plain(
     q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
     # Batch dimensions first: XLA's CPU backend multiplies small matrices fastest so.
     q = q.reshape(B, T, G, R, K).transpose(0, 2, 3, 1, 4).reshape(B, G, R * T, K)
-    scores = jnp.einsum("bgnk,bgsk->bgns", q, k.swapaxes(1, 2), preferred_element_type=jnp.float32)
-    scores = scores.reshape(B, G, R, T, S)
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window)
-    if allowed is not None:
-        scores = jnp.where(allowed, scores, NEGATIVE)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype).reshape(B, G, R * T, S)
-    mixed = jnp.einsum("bgns,bgsv->bgnv", weights, v.swapaxes(1, 2)).reshape(B, G, R, T, -1)
+    allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window, slots=slots)
+    mixed, log_z = _mix(q, k.swapaxes(1, 2), v.swapaxes(1, 2), allowed, (B, G, R, T, S), softcap)
+    mixed = mixed.reshape(B, G, R, T, -1)
     if sinks is not None:
-        others = jax.nn.logsumexp(scores, axis=-1) - sinks.astype(jnp.float32).reshape(G, R, 1)
+        others = log_z.reshape(B, G, R, T) - sinks.astype(jnp.float32).reshape(G, R, 1)
         mixed = mixed * jax.nn.sigmoid(others)[..., None].astype(mixed.dtype)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(B, T, H, -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _mix(
+    q: Float[Array, "B G RT K"],
+    k: Float[Array, "B G S K"],
+    v: Float[Array, "B G S V"],
+    allowed: Bool[Array, "..."] | None,
+    shape: tuple[int, ...],
+    softcap: float | None,
+) -> tuple[Float[Array, "B G RT V"], Float[Array, "B G RT"]]:
+    """Return softmax(q kᵀ) v where `allowed`, which broadcasts to `shape` [B,G,R,T,S], and the log of the sum.
+
+    The gradient by hand normalises after the products, over V numbers a query and not over S.
+    """
+    return _mix_forward(q, k, v, allowed, shape, softcap)[0]
+
+
+def _mix_forward(q, k, v, allowed, shape, softcap):
+    B, G, R, T, S = shape
+    scores = jnp.einsum("bgnk,bgsk->bgns", q, k, preferred_element_type=jnp.float32)
+    capped = None if softcap is None else jnp.tanh(scores / softcap)
+    scores = (scores if softcap is None else softcap * capped).reshape(shape)
+    if allowed is not None:
+        scores = jnp.where(allowed, scores, NEGATIVE)
+    top = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - top).reshape(B, G, R * T, S)
+    whole = weights.sum(-1, keepdims=True)
+    inverse = 1 / whole
+    mixed = jnp.einsum("bgns,bgsv->bgnv", weights.astype(v.dtype), v, preferred_element_type=jnp.float32) * inverse
+    log_z = jnp.log(whole)[..., 0] + top[..., 0].reshape(B, G, R * T)
+    return (mixed.astype(v.dtype), log_z), (q, k, v, allowed, mixed, weights, inverse, capped)
+
+
+def _mix_backward(shape, softcap, saved, d):
+    q, k, v, allowed, mixed, weights, inverse, capped = saved
+    d_mixed = d[0].astype(jnp.float32) * inverse
+    along = (d_mixed * mixed).sum(-1, keepdims=True) - d[1][..., None] * inverse
+    d_mixed = d_mixed.astype(v.dtype)
+    dv = jnp.einsum("bgns,bgnv->bgsv", weights.astype(v.dtype), d_mixed)
+    scores = weights * (jnp.einsum("bgnv,bgsv->bgns", d_mixed, v, preferred_element_type=jnp.float32) - along)
+    if allowed is not None:  # matters to a query that may see nothing, whose weights are not zero
+        scores = jnp.where(allowed, scores.reshape(shape), 0.0).reshape(scores.shape)
+    scores = (scores if softcap is None else scores * (1 - capped * capped)).astype(q.dtype)
+    dq, dk = jnp.einsum("bgns,bgsk->bgnk", scores, k), jnp.einsum("bgns,bgnk->bgsk", scores, q)
+    return dq, dk, dv, None
+
+
+_mix.defvjp(_mix_forward, _mix_backward)
 
 
 def visible(
@@ -70,19 +115,20 @@ def visible(
     offset: int | Int[Array, ""],
     segments: Segments | None,
     window: int | None,
+    slots: Int[Array, "S"] | None = None,
 ) -> Array | None:
     """Return the mask, broadcastable to [B,G,R,T,S], of the keys that each query may see; None when it sees all."""
-    distance = offset + jnp.arange(T)[:, None] - jnp.arange(S)[None, :]
-    allowed = None
+    distance = offset + jnp.arange(T)[:, None] - (jnp.arange(S) if slots is None else slots)[None, :]
+    conditions = []
+    if slots is not None:
+        conditions.append((slots >= 0)[None, :])
     if causal:
-        allowed = distance >= 0
+        conditions.append(distance >= 0)
     if window is not None:
-        near = distance < window
-        allowed = near if allowed is None else allowed & near
+        conditions.append(distance < window)
     if segments is not None:
-        same = (segments[0][:, :, None] == segments[1][:, None, :])[:, None, None]
-        allowed = same if allowed is None else allowed & same
-    return allowed
+        conditions.append((segments[0][:, :, None] == segments[1][:, None, :])[:, None, None])
+    return reduce(jnp.logical_and, conditions) if conditions else None
 
 
 def blockwise(

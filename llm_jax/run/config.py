@@ -266,7 +266,7 @@ _KINDS = {
 
 
 def construct(cls: type, values: Mapping[str, Any]) -> Any:
-    """Return the dataclass `cls` with `values`, nested dictionaries as dataclasses and lists as the tuples they are.
+    """Return the dataclass `cls` with `values`; nested dictionaries become dataclasses, and lists tuples.
 
     A model is hashed as a static argument of jit, which a list could not be.
     """

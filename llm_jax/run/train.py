@@ -6,6 +6,7 @@ Step n is dispatched before the statistics of step n - 1 are read, so that devic
 import math
 import time
 from collections.abc import Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -50,16 +51,15 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
     with ExitStack() as open_things:
         open_things.enter_context(run.plan.active())
         saved = open_things.enter_context(resume.checkpoints(run, workdir))
+        begun = None if saved.steps() or run.config.values["init_from"] else _begin_compiling(run)
         state, start, notes = resume.state(run, workdir, saved)
         if run.steps is not None and start >= run.steps:
             return Outcome(start, True, {})
         metrics = open_things.enter_context(closing(Metrics(workdir, from_step=start, tensorboard=log.tensorboard)))
         line = open_things.enter_context(closing(Line(run.steps)))
-        loop = Loop(run, workdir, saved, metrics, line, stop, notes)
+        loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
         batches = open_things.enter_context(closing(_placed(run, start)))
-        update = jax.jit(
-            run.learner.update, donate_argnums=0, out_shardings=(run.state_shardings, None) if run.plan.mesh else None
-        )
+        update = _jitted(run) if begun is None else begun.result()
         pending: Stats | None = None
         step = start
         for step, batch in enumerate(batches, start + 1):
@@ -77,6 +77,25 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         saved.wait()
         resume.complain(saved)
         return Outcome(step, True, loop.evaluation)
+
+
+def _jitted(run: Run) -> Any:
+    places = (run.state_shardings, None) if run.plan.mesh else None
+    return jax.jit(run.learner.update, donate_argnums=0, out_shardings=places)
+
+
+def _begin_compiling(run: Run) -> Future:
+    """Compile the update in a thread, while a new state is made: nothing in that can be the user's mistake."""
+
+    def compiled() -> Any:
+        with run.plan.active(), closing(_placed(run, 0)) as batches:
+            return _jitted(run).lower(resume.abstract_state(run), next(batches)).compile()
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(compiled)
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
@@ -101,6 +120,7 @@ class Loop:
         metrics: Metrics,
         line: Line,
         stop: Stop,
+        start: int,
         notes: Mapping[str, Any],
     ):
         self._run, self._workdir, self._saved = run, workdir, saved
@@ -108,7 +128,9 @@ class Loop:
         self._meter = Meter(notes.get("sums", {}))
         self._began = time.perf_counter() - notes.get("seconds", 0.0)
         self._peak: float | None = None
-        self._rates: tuple[int, np.ndarray] = (0, np.zeros(0))
+        self._flops = run.flops_per_token()
+        self._rates = jax.jit(run.rate)
+        self._block = self._rates_from(start)  # before the first step, behind which it would wait
         self._evaluate = evaluation.evaluator(run.model)
         self.evaluation: dict[str, Estimate] = {}
 
@@ -170,7 +192,7 @@ class Loop:
         if pace is not None:
             self._peak = self._peak or (peak_flops(jax.devices()[0]) or math.nan) * len(jax.devices())
             speed = self._run.tokens_per_step / pace
-            mfu = speed * self._run.flops_per_token() / self._peak
+            mfu = speed * self._flops / self._peak
             values |= {"tokens_per_second": speed, "mfu": mfu}
         if hosts.is_first():
             self._metrics.write(step, "train", values, tokens)
@@ -178,11 +200,12 @@ class Loop:
 
     def _rate(self, step: int) -> float:
         """The learning rate of a step (from 0); many at a time, since a single one would wait behind the next step."""
-        first, rates = self._rates
-        if not 0 <= step - first < len(rates):
-            first, rates = step, np.asarray(self._run.rate(np.arange(step, step + 1000)))
-            self._rates = first, np.broadcast_to(rates, 1000)
-        return float(self._rates[1][step - first])
+        if not 0 <= step - self._block[0] < len(self._block[1]):
+            self._block = self._rates_from(step)
+        return float(self._block[1][step - self._block[0]])
+
+    def _rates_from(self, step: int) -> tuple[int, np.ndarray]:
+        return step, np.broadcast_to(self._rates(np.arange(step, step + 1000)), 1000)
 
     def _left(self, step: int, pace: float) -> float:
         if self._run.steps is not None:

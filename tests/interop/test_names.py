@@ -4,22 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from small import MODELS_OF
 
 from llm_jax.core.table import UserError, lookup
 from llm_jax.interop.names import NAMES, from_hf, numbered, slots, to_hf
 from llm_jax.models import MODELS
-from llm_jax.nn.moe.router import Moe
-
-FIELDS = {"vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "head_dim": 2}
-MOE = {"moe": Moe(num_experts=4, mlp_dim=5)}
-MODELS_OF = {
-    "deepseek_v3": {k: v for k, v in FIELDS.items() if k != "head_dim"} | MOE | {"mlp_dim": 10},
-    "gpt2": FIELDS | {"max_positions": 7},
-    "gpt_oss": FIELDS | MOE | {"num_kv_heads": 1},
-    "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 10},
-    "mixtral": FIELDS | MOE | {"num_kv_heads": 1},
-    "qwen3_moe": FIELDS | MOE | {"num_kv_heads": 1, "mlp_dim": 10, "dense_layers": (1,)},
-}
 
 
 @pytest.fixture(params=sorted(NAMES))

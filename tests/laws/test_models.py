@@ -129,6 +129,17 @@ def test_scanned_is_unrolled(make, draw, monkeypatch):
     trees_close({"all": results[0]}, {"all": results[1]})
 
 
+def test_the_program_of_scanned_layers_does_not_grow_with_their_number(make, monkeypatch):
+    monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 0)
+
+    def length(layers):
+        model = make(num_layers=layers)
+        params = jax.eval_shape(model.init, jax.random.key(0))
+        return jax.jit(lambda p: model.apply(p, {"tokens": TOKENS}).logits).lower(params).as_text().count("\n")
+
+    assert length(4) == length(8)
+
+
 def test_what_is_recomputed_changes_no_gradient(model, params):
     results = {}
     for remat in plan.REMAT:

@@ -115,14 +115,9 @@ class NameMap:
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
-def layers(model: Any) -> Mapping[str, Sequence[int]]:
-    """Return {stack: the numbers of its layers} of a model that has several; of one stack, nothing."""
-    return model.stacks() if hasattr(model, "stacks") else {}
-
-
 def numbered(names: NameMap, model: Any) -> NameMap:
-    """Return the map with the numbers of a model's layers."""
-    return replace(names, layers=layers(model))
+    """Return the map for a model that may have several stacks of layers (`model.stacks()`)."""
+    return replace(names, layers=model.stacks()) if hasattr(model, "stacks") else names
 
 
 class Slot(NamedTuple):

@@ -10,7 +10,6 @@ from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Model, State
 from llm_jax.interop import configs
-from llm_jax.interop.names import layers
 from llm_jax.interop.save import Export
 from llm_jax.learn.ema import averaged
 from llm_jax.mesh import hosts
@@ -83,10 +82,10 @@ def described(
         shapes={path: d.shape for path, d in model.declarations().items()},
         context=about.get("context") or values["data"]["seq_len"],
         dtype=dtype,
-        layers=layers(model),
         tokenizer=tokenizer,
         template=workdir.template.read_text() if workdir.template.exists() else None,
         generation=read_json(workdir.generation) if workdir.generation.exists() else {},
+        layers=model.stacks() if hasattr(model, "stacks") else {},
     )
 
 

@@ -1,0 +1,14 @@
+"""One small model of each family that has a map of names: three layers, all sizes different."""
+
+from llm_jax.nn.moe.router import Moe
+
+FIELDS = {"vocab_size": 37, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "head_dim": 2}
+MOE = {"moe": Moe(num_experts=4, mlp_dim=5)}
+MODELS_OF = {
+    "deepseek_v3": {k: v for k, v in FIELDS.items() if k != "head_dim"} | MOE | {"mlp_dim": 18},
+    "gpt2": FIELDS | {"max_positions": 7},
+    "gpt_oss": FIELDS | MOE | {"num_kv_heads": 1},
+    "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "mixtral": FIELDS | MOE | {"num_kv_heads": 1},
+    "qwen3_moe": FIELDS | MOE | {"num_kv_heads": 1, "mlp_dim": 18, "dense_layers": (1,)},
+}
