@@ -17,12 +17,16 @@ Json = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FIELDS = {
+    "deepseek_v3": "llm_jax.interop.names.deepseek_v3:FIELDS",
     "gpt2": "llm_jax.interop.names.gpt2:FIELDS",
+    "gpt_oss": "llm_jax.interop.names.gpt_oss:FIELDS",
     "llama": "llm_jax.interop.names.llama:FIELDS",
+    "mixtral": "llm_jax.interop.names.mixtral:FIELDS",
+    "qwen3_moe": "llm_jax.interop.names.qwen3_moe:FIELDS",
 }
 """Our family -> its map, beside its map of names."""
 
-MODEL_TYPES = {"gpt2": "gpt2", "llama": "llama"}
+MODEL_TYPES = {name: name for name in FIELDS}
 """`model_type` of config.json -> our family."""
 
 HARMLESS = frozenset({
@@ -83,6 +87,16 @@ def field(theirs: str, ours: str, default: Any = REQUIRED, size: tuple[str, int]
     return Entry((theirs,), read, write)
 
 
+def either(entry: Entry, *others: str) -> Entry:
+    """An entry whose key has other names too in some files; its own is written."""
+
+    def read(config: Json) -> Fields:
+        found = next((config[key] for key in (*entry.keys, *others) if key in config), None)
+        return entry.read(config if found is None else {**config, entry.keys[0]: found})
+
+    return entry._replace(keys=(*entry.keys, *others), read=read)
+
+
 def only(theirs: str, *values: Any) -> Entry:
     """A key of which ours can do these values alone; the first is written, and taken where the key is missing."""
 
@@ -115,6 +129,34 @@ def rope(prefix: str = "rope", theta: float = 10_000.0) -> Entry:
         return {
             "rope_parameters": {"rope_type": "default", "rope_theta": base}, "rope_theta": base, "rope_scaling": None
         }  # fmt: skip
+
+    return Entry(("rope_theta", "rope_scaling", "rope_parameters"), read, write)
+
+
+def yarn(prefix: str = "rope", theta: float = 10_000.0) -> Entry:
+    """Rotary positions that YaRN may stretch; `theta` is the family's default."""
+    words = {
+        "factor": "factor", "original_max_position_embeddings": "original", "beta_fast": "fast", "beta_slow": "slow",
+        "truncate": "truncate", "mscale": "mscale", "mscale_all_dim": "mscale_all",
+    }  # fmt: skip
+
+    def read(config: Json) -> Fields:
+        parameters = rope_parameters(config, theta)
+        kind, base = parameters.pop("rope_type"), {f"{prefix}.theta": float(parameters.pop("rope_theta"))}
+        if kind == "default":
+            return base
+        unknown = sorted(set(parameters) - set(words))
+        if kind != "yarn" or unknown:
+            raise UserError(f"rope_type={kind!r} {unknown or ''} is not supported; this family does default and yarn")
+        return base | {f"{prefix}.{words[word]}": value for word, value in parameters.items()}
+
+    def write(fields: Fields, shapes: Shapes) -> dict[str, Any]:
+        base, stretched = fields[f"{prefix}.theta"], fields.get(f"{prefix}.factor", 1.0) != 1.0
+        said = {word: fields.get(f"{prefix}.{ours}") for word, ours in words.items()} if stretched else {}
+        parameters = {"rope_type": "yarn" if stretched else "default"}
+        parameters |= {word: value for word, value in said.items() if value is not None}
+        return {"rope_parameters": parameters | {"rope_theta": base}, "rope_theta": base,
+                "rope_scaling": parameters if stretched else None}  # fmt: skip
 
     return Entry(("rope_theta", "rope_scaling", "rope_parameters"), read, write)
 

@@ -11,7 +11,7 @@ from llm_jax.cli import main
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.interop import configs, safetensors
-from llm_jax.interop.names import NAMES, slots
+from llm_jax.interop.names import NAMES, numbered, slots
 from llm_jax.interop.safetensors import Directory, Info
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
@@ -34,7 +34,9 @@ SHARD = 20_000
 def tensors_of(family):
     described = configs.read(CONFIG[family])
     model = construct(lookup(MODELS, described.family, "family"), described.fields)
-    table = slots(lookup(NAMES, family, "names"), {p: d.shape for p, d in model.declarations().items()})
+    table = slots(
+        numbered(lookup(NAMES, family, "names"), model), {p: d.shape for p, d in model.declarations().items()}
+    )
     draw = np.random.default_rng(0)
     return {n: draw.standard_normal(s.rule.shape(s.shapes), np.float32) * 0.1 for n, s in table.items()}
 
@@ -193,7 +195,7 @@ def broken(folder, what):
         words = ["hidden_act='gelu'", "mystery=1"]
     elif what == "another family":
         config["model_type"] = "mystery"
-        words = ["mystery", "gpt2, llama"]
+        words = ["mystery", "gpt2", "llama"]
     elif what == "vocabulary":
         config["vocab_size"] = 100
         tensors |= {n: tensors[n][:100] for n in ("model.embed_tokens.weight", "lm_head.weight")}

@@ -54,17 +54,30 @@ def test_all_that_is_wrong_is_told_at_once():
 
 def test_a_family_is_found_by_either_name_or_refused():
     assert configs.family_of({"architectures": ["GPT2LMHeadModel"]}) == "gpt2"
-    with pytest.raises(UserError, match=r"model_type='mystery'.*gpt2, llama"):
+    with pytest.raises(UserError, match=r"model_type='mystery'.*gpt2.*llama"):
         configs.read(LLAMA | {"model_type": "mystery"})
 
 
+MOE = {"vocab_size": 11, "num_layers": 4, "embed_dim": 12, "num_heads": 4, "tied": True, "norm_eps": 1e-3,
+       "moe.num_experts": 6, "moe.top_k": 3, "moe.mlp_dim": 5}  # fmt: skip
+YARN = {"rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 9, "rope.fast": 7.0, "rope.slow": 2.0,
+        "rope.truncate": False, "rope.mscale": 0.9, "rope.mscale_all": 0.8}  # fmt: skip
 VALUES = {
+    "deepseek_v3": MOE | YARN | {
+        "dense_layers": 2, "mlp_dim": 10, "latent.rank": 7, "latent.query_rank": 6, "latent.nope_dim": 5,
+        "latent.rope_dim": 2, "latent.value_dim": 3, "latent.interleaved": False, "selection.shared": 2,
+        "selection.groups": 3, "selection.top_groups": 2, "selection.renormalize": False, "selection.scale": 1.5},
+    "gpt_oss": MOE | YARN | {"num_kv_heads": 2, "head_dim": 6, "window": 5, "alpha": 1.5, "limit": 4.0},
+    "mixtral": MOE | {"num_kv_heads": 2, "head_dim": 6, "window": 5, "rope.theta": 77.0},
+    "qwen3_moe": MOE | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10, "sparse_step": 2, "dense_layers": [1],
+                        "renormalize": False, "rope.theta": 77.0},
     "gpt2": {"vocab_size": 11, "max_positions": 16, "num_layers": 3, "embed_dim": 12, "num_heads": 2, "mlp_dim": 10,
              "dropout": 0.2, "norm_eps": 1e-3},
     "llama": {"vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6,
               "mlp_dim": 10, "tied": True, "norm_eps": 1e-3, "rope.theta": 77.0},
 }  # fmt: skip
-OURS = {"attention", "head_dim", "dropout"}  # how it is computed or trained, or derived in a family without the field
+# how it is computed or trained, or derived in a family without the field
+OURS = {"attention", "head_dim", "dropout", "moe.balance", "moe.z_loss", "selection.pull"}
 
 
 @pytest.mark.parametrize("family", sorted(configs.FIELDS))

@@ -11,7 +11,7 @@ import pytest
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.interop import configs
-from llm_jax.interop.names import NAMES, from_hf
+from llm_jax.interop.names import NAMES, from_hf, numbered
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
 
@@ -37,7 +37,7 @@ def test_logits_and_gradients_are_those_of_transformers(golden, case):
     config = json.loads(str(arrays["config"]))
     family, fields, *_ = configs.read(config)
     model = construct(lookup(MODELS, family, "model.name"), fields)
-    names = lookup(NAMES, family, "names")
+    names = numbered(lookup(NAMES, family, "names"), model)
     shapes = {path: d.shape for path, d in model.declarations().items()}
 
     def ours(kind):

@@ -10,6 +10,7 @@ import pytest
 
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
+from llm_jax.interop import configs
 from llm_jax.interop.names import NAMES, from_hf, numbered
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
@@ -27,90 +28,6 @@ CASES = [
 ]
 
 
-def common(config, experts, width):
-    return {
-        "vocab_size": config["vocab_size"],
-        "num_layers": config["num_hidden_layers"],
-        "embed_dim": config["hidden_size"],
-        "num_heads": config["num_attention_heads"],
-        "norm_eps": config["rms_norm_eps"],
-        "tied": config["tie_word_embeddings"],
-        "moe": {"num_experts": config[experts], "top_k": config["num_experts_per_tok"], "mlp_dim": config[width]},
-    }
-
-
-def grouped(config):
-    return {"num_kv_heads": config["num_key_value_heads"], "head_dim": config["head_dim"]}
-
-
-def plain_rope(config):
-    return {"rope": {"theta": config["rope_parameters"]["rope_theta"]}}
-
-
-def yarn(config):
-    theirs = config["rope_parameters"]
-    words = {
-        "rope_theta": "theta",
-        "factor": "factor",
-        "original_max_position_embeddings": "original",
-        "beta_fast": "fast",
-        "beta_slow": "slow",
-        "truncate": "truncate",
-        "mscale": "mscale",
-        "mscale_all_dim": "mscale_all",
-    }
-    return {"rope": {ours: theirs[word] for word, ours in words.items() if word in theirs}}
-
-
-def mixtral(config):
-    window = {"window": config["sliding_window"]}
-    return common(config, "num_local_experts", "intermediate_size") | grouped(config) | plain_rope(config) | window
-
-
-def qwen3_moe(config):
-    own = {
-        "mlp_dim": config["intermediate_size"],
-        "sparse_step": config["decoder_sparse_step"],
-        "dense_layers": tuple(config["mlp_only_layers"]),
-        "renormalize": config["norm_topk_prob"],
-    }
-    return common(config, "num_local_experts", "moe_intermediate_size") | grouped(config) | plain_rope(config) | own
-
-
-def gpt_oss(config):
-    own = {"window": config["sliding_window"], "alpha": config["swiglu_alpha"], "limit": config["swiglu_limit"]}
-    return common(config, "num_local_experts", "intermediate_size") | grouped(config) | yarn(config) | own
-
-
-def deepseek_v3(config):
-    return (
-        common(config, "n_routed_experts", "moe_intermediate_size")
-        | yarn(config)
-        | {
-            "dense_layers": config["first_k_dense_replace"],
-            "mlp_dim": config["intermediate_size"],
-            "latent": {
-                "rank": config["kv_lora_rank"],
-                "query_rank": config["q_lora_rank"],
-                "nope_dim": config["qk_nope_head_dim"],
-                "rope_dim": config["qk_rope_head_dim"],
-                "value_dim": config["v_head_dim"],
-                "interleaved": config["rope_interleave"],
-            },
-            "selection": {
-                "shared": config["n_shared_experts"],
-                "groups": config["n_group"],
-                "top_groups": config["topk_group"],
-                "renormalize": config["norm_topk_prob"],
-                "scale": config["routed_scaling_factor"],
-            },
-        }
-    )
-
-
-FIELDS = {"mixtral": mixtral, "qwen3_moe": qwen3_moe, "gpt_oss": gpt_oss, "deepseek_v3": deepseek_v3}
-
-
 def test_every_case_is_tested():
     assert {name.partition("/")[0] for name in GOLDEN} == set(CASES)
 
@@ -118,9 +35,8 @@ def test_every_case_is_tested():
 @pytest.mark.parametrize("case", CASES)
 def test_logits_gradients_and_greedy_texts_are_those_of_transformers(case):
     arrays = {name.removeprefix(case + "/"): a for name, a in GOLDEN.items() if name.startswith(case + "/")}
-    config = json.loads(str(arrays["config"]))
-    family = config["model_type"]
-    model = construct(lookup(MODELS, family, "model.name"), FIELDS[family](config))
+    family, fields, *_ = configs.read(json.loads(str(arrays["config"])))
+    model = construct(lookup(MODELS, family, "model.name"), fields)
     names = numbered(lookup(NAMES, family, "names"), model)
     shapes = {path: d.shape for path, d in model.declarations().items()}
 

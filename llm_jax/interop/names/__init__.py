@@ -94,9 +94,9 @@ def linear(theirs: str, *ours: str, inputs: int = 1) -> Rule:
     return Rule(theirs, ours, "out_in", inputs)
 
 
-def in_turn(theirs: str, *ours: str) -> Rule:
-    """Tensors whose last dimensions are interleaved: gate, up, gate, up, …"""
-    return Rule(theirs, ours, "in_turn")
+def in_turn(theirs: str, *ours: str, inputs: int) -> Rule:
+    """Tensors [*inputs, O] whose last dimensions are interleaved: gate, up, gate, up, …"""
+    return Rule(theirs, ours, "in_turn", inputs)
 
 
 @dataclass(frozen=True)

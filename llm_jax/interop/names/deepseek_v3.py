@@ -1,5 +1,6 @@
 """DeepSeek-V3 of Hugging Face: latent attention, dense layers first, then shared experts and experts one by one."""
 
+from llm_jax.interop.configs import Entry, FieldMap, field, harmless, only, yarn
 from llm_jax.interop.names import NameMap, Rule, linear, same
 from llm_jax.interop.names.llama import LAYER, gated, norms, outside
 from llm_jax.interop.names.qwen3_moe import experts
@@ -34,5 +35,45 @@ NAMES = NameMap(
         *experts("blocks"),
         same(f"{LAYER}.mlp.gate.e_score_correction_bias", "blocks/mlp/router/correction_bias"),
         *gated(f"{LAYER}.mlp.shared_experts", "blocks/mlp/shared"),
+    ),
+)
+
+FIELDS = FieldMap(
+    model_type="deepseek_v3",
+    architecture="DeepseekV3ForCausalLM",
+    entries=(
+        field("vocab_size", "vocab_size"),
+        field("num_hidden_layers", "num_layers"),
+        field("first_k_dense_replace", "dense_layers", default=3),
+        field("hidden_size", "embed_dim"),
+        field("num_attention_heads", "num_heads"),
+        field("intermediate_size", "mlp_dim"),
+        field("tie_word_embeddings", "tied", default=False),
+        field("rms_norm_eps", "norm_eps", default=1e-6),
+        field("kv_lora_rank", "latent.rank", default=512),
+        field("q_lora_rank", "latent.query_rank", default=1536),
+        field("qk_nope_head_dim", "latent.nope_dim", default=128),
+        field("qk_rope_head_dim", "latent.rope_dim", default=64),
+        field("v_head_dim", "latent.value_dim", default=128),
+        field("rope_interleave", "latent.interleaved", default=True),
+        field("n_routed_experts", "moe.num_experts", default=256),
+        field("num_experts_per_tok", "moe.top_k", default=8),
+        field("moe_intermediate_size", "moe.mlp_dim", default=2048),
+        field("n_shared_experts", "selection.shared", default=1),
+        field("n_group", "selection.groups", default=8),
+        field("topk_group", "selection.top_groups", default=4),
+        field("norm_topk_prob", "selection.renormalize", default=True),
+        field("routed_scaling_factor", "selection.scale", default=2.5),
+        Entry(  # of a latent vector, every head makes its own key
+            ("num_key_value_heads",), lambda config: {}, lambda fields, _: {"num_key_value_heads": fields["num_heads"]}
+        ),
+        yarn(),
+        only("hidden_act", "silu"),
+        only("attention_bias", False),
+        only("moe_layer_freq", 1),
+        only("scoring_func", "sigmoid"),
+        only("topk_method", "noaux_tc"),
+        harmless("head_dim", "qk_head_dim", "num_nextn_predict_layers", "num_mtp_layers", "ep_size", "aux_loss_alpha"),
+        harmless("seq_aux"),
     ),
 )

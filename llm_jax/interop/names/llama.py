@@ -3,10 +3,24 @@
 Other families use its names too: `outside` of the layers, the `attention` of a stack with its `norms`, a `gated` mlp.
 """
 
-from llm_jax.interop.configs import FieldMap, field, only, rope
+from llm_jax.interop.configs import Entry, FieldMap, field, only, rope
 from llm_jax.interop.names import NameMap, Rule, linear, same
 
 LAYER = "model.layers.{layer}"
+
+
+def sizes(*, head_dim: Entry | None = None, stack: str = "blocks") -> tuple[Entry, ...]:
+    """The words of config.json that families with Llama's attention share."""
+    return (
+        field("vocab_size", "vocab_size"),
+        field("num_hidden_layers", "num_layers"),
+        field("hidden_size", "embed_dim"),
+        field("num_attention_heads", "num_heads"),
+        field("num_key_value_heads", "num_kv_heads", default=None, size=(f"{stack}/attention/key", -2)),
+        head_dim or field("head_dim", "head_dim", default=None, size=(f"{stack}/attention/key", -1)),
+        field("tie_word_embeddings", "tied", default=False),
+        only("hidden_act", "silu"),
+    )
 
 
 def outside() -> tuple[Rule, ...]:
@@ -52,17 +66,10 @@ FIELDS = FieldMap(
     model_type="llama",
     architecture="LlamaForCausalLM",
     entries=(
-        field("vocab_size", "vocab_size"),
-        field("num_hidden_layers", "num_layers"),
-        field("hidden_size", "embed_dim"),
-        field("num_attention_heads", "num_heads"),
-        field("num_key_value_heads", "num_kv_heads", default=None, size=("blocks/attention/key", -2)),
-        field("head_dim", "head_dim", default=None, size=("blocks/attention/key", -1)),
+        *sizes(),
         field("intermediate_size", "mlp_dim", size=("blocks/mlp/up", -1)),
-        field("tie_word_embeddings", "tied", default=False),
         field("rms_norm_eps", "norm_eps", default=1e-6),
         rope(),
-        only("hidden_act", "silu"),
         only("attention_bias", False),
         only("mlp_bias", False),
     ),

@@ -1,7 +1,8 @@
 """Mixtral of Hugging Face: Llama's names, and of each expert w1 (gate), w2 (down) and w3 (up)."""
 
+from llm_jax.interop.configs import FieldMap, field, harmless, rope
 from llm_jax.interop.names import NameMap, linear
-from llm_jax.interop.names.llama import LAYER, attention, outside
+from llm_jax.interop.names.llama import LAYER, attention, outside, sizes
 
 MOE = f"{LAYER}.block_sparse_moe"
 
@@ -14,5 +15,20 @@ NAMES = NameMap(
         linear(f"{MOE}.experts.{{expert}}.w1.weight", "blocks/mlp/experts/gate"),
         linear(f"{MOE}.experts.{{expert}}.w2.weight", "blocks/mlp/experts/down"),
         linear(f"{MOE}.experts.{{expert}}.w3.weight", "blocks/mlp/experts/up"),
+    ),
+)
+
+FIELDS = FieldMap(
+    model_type="mixtral",
+    architecture="MixtralForCausalLM",
+    entries=(
+        *sizes(),
+        field("rms_norm_eps", "norm_eps", default=1e-5),
+        field("sliding_window", "window", default=None),
+        field("num_local_experts", "moe.num_experts", default=8),
+        field("num_experts_per_tok", "moe.top_k", default=2),
+        field("intermediate_size", "moe.mlp_dim"),
+        rope(theta=1e6),
+        harmless("router_jitter_noise"),
     ),
 )

@@ -1,7 +1,8 @@
 """Qwen 3 MoE of Hugging Face: Llama's names, norms of queries and keys, experts one by one, dense layers among them."""
 
+from llm_jax.interop.configs import Entry, FieldMap, either, field, harmless, only, rope
 from llm_jax.interop.names import NameMap, Rule, linear, same
-from llm_jax.interop.names.llama import LAYER, attention, gated, outside
+from llm_jax.interop.names.llama import LAYER, attention, gated, outside, sizes
 
 
 def experts(stack: str) -> tuple[Rule, ...]:
@@ -30,5 +31,29 @@ NAMES = NameMap(
         *attention("blocks"),
         *_norms("blocks"),
         *experts("blocks"),
+    ),
+)
+
+FIELDS = FieldMap(
+    model_type="qwen3_moe",
+    architecture="Qwen3MoeForCausalLM",
+    entries=(
+        *sizes(head_dim=field("head_dim", "head_dim", default=128)),
+        field("intermediate_size", "mlp_dim"),
+        field("rms_norm_eps", "norm_eps", default=1e-6),
+        field("decoder_sparse_step", "sparse_step", default=1),
+        Entry(
+            ("mlp_only_layers",),
+            lambda config: {"dense_layers": list(config.get("mlp_only_layers") or ())},
+            lambda fields, shapes: {"mlp_only_layers": list(fields["dense_layers"])},
+        ),
+        field("norm_topk_prob", "renormalize", default=False),
+        either(field("num_experts", "moe.num_experts", default=128), "num_local_experts"),
+        field("num_experts_per_tok", "moe.top_k", default=8),
+        field("moe_intermediate_size", "moe.mlp_dim", default=768),
+        rope(),
+        only("attention_bias", False),
+        only("use_sliding_window", False),
+        harmless("sliding_window", "max_window_layers"),
     ),
 )
