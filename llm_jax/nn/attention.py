@@ -57,8 +57,9 @@ def _starts(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
 class SelfAttention(nn.Module):
     """out(attention(query(x), key(x), value(x))), optionally with rotary positions, biases and more.
 
-    wavelengths: rotary frequencies [K/2]. norm: epsilon of an RMSNorm of each query and key. window: tokens that each
+    wavelengths: rotary frequencies, up to [K/2]. norm: epsilon of an RMSNorm (or a norm_kind) of each query and key. window: tokens that each
     sees. sinks: whether each head has the score of a key of no value. scale: of the scores, default K^-1/2.
+    softcap: scores are softcap · tanh(scores / softcap).
     """
 
     num_heads: int
@@ -73,6 +74,8 @@ class SelfAttention(nn.Module):
     window: int | None = None
     sinks: bool = False
     scale: float | None = None
+    softcap: float | None = None
+    norm_kind: Any = RmsNorm
 
     @nn.compact
     def __call__(
@@ -82,7 +85,7 @@ class SelfAttention(nn.Module):
         k = self._heads(x, "key", self.num_kv_heads, "kv")
         v = self._heads(x, "value", self.num_kv_heads, "kv")
         if self.norm is not None:
-            q, k = (RmsNorm(self.norm, name=f"{n}_norm")(y) for n, y in (("query", q), ("key", k)))
+            q, k = (self.norm_kind(self.norm, name=f"{n}_norm")(y) for n, y in (("query", q), ("key", k)))
         if self.wavelengths is not None:
             q, k = rotate(q, where.positions, self.wavelengths), rotate(k, where.positions, self.wavelengths)
         y, cache = self._attend(q, k, v, where, layer, cache)
@@ -98,7 +101,7 @@ class SelfAttention(nn.Module):
         return linear(x, kernel, bias, out=("batch", "seq", "act_heads", None))
 
     def _attend(self, q, k, v, where, layer, cache):
-        options: dict[str, Any] = {"window": self.window, "scale": self.scale}
+        options: dict[str, Any] = {"window": self.window, "scale": self.scale, "softcap": self.softcap}
         if self.sinks:
             options["sinks"] = weight(self, "sinks", (self.num_heads,), ("heads",), zeros)
         attention = partial(lookup(ATTENTION, self.kernel, "model.attention"), **options)

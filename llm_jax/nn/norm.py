@@ -91,3 +91,14 @@ class RmsNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         return rms_norm(x, weight(self, "scale", x.shape[-1:], ("embed",), ones), self.eps)
+
+
+class ShiftedRmsNorm(nn.Module):
+    """`rms_norm` by 1 + its scale, which is 0 at first (Gemma)."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+        scale = weight(self, "scale", x.shape[-1:], ("embed",), zeros)
+        return rms_norm(x, 1 + scale.astype(jnp.float32), self.eps)

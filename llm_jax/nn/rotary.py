@@ -15,13 +15,14 @@ def frequencies(head_dim: int, theta: float = 10_000.0) -> Float[Array, "K/2"]:
 
 
 def rotate(
-    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], inverse_wavelengths: Float[Array, "K/2"]
+    x: Float[Array, "B T H K"], positions: Int[Array, "B T"], inverse_wavelengths: Float[Array, "N"]
 ) -> Float[Array, "B T H K"]:
-    """Return x with each pair (i, i + K/2) turned by position · frequency, in float32."""
+    """Return x with each pair (i, i + N) turned by position · frequency, in float32; 2N up to K pass unturned."""
     angle = positions.astype(jnp.float32)[:, :, None, None] * inverse_wavelengths
     cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    N = inverse_wavelengths.shape[0]
+    first, second, rest = jnp.split(x.astype(jnp.float32), (N, 2 * N), axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1).astype(x.dtype)
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,16 @@ class Block(nn.Module):
     mlp: Any
     dropout: float
     eps: float
+    norm: Any = RmsNorm
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], where: Context, layer: Any = 0, cache: Cache = None, key: Key | None = None
     ) -> tuple[Float[Array, "B T D"], Cache]:
         drop = [None, None] if key is None else [keys.fold(key, name, layer) for name in ("attention", "mlp")]
-        y, cache = self.attention(RmsNorm(self.eps, name="attention_norm")(x), where, layer, cache)
+        y, cache = self.attention(self.norm(self.eps, name="attention_norm")(x), where, layer, cache)
         x = x + dropout(y, self.dropout, drop[0])
-        y = self.mlp(RmsNorm(self.eps, name="mlp_norm")(x))
+        y = self.mlp(self.norm(self.eps, name="mlp_norm")(x))
         return x + dropout(y, self.dropout, drop[1]), cache
 
 
