@@ -6,7 +6,7 @@ from llm_jax.models import layers
 from llm_jax.models.decoder.llama import Block
 from llm_jax.models.gemma import parts
 from llm_jax.nn.norm import ShiftedRmsNorm
-from llm_jax.nn.rotary import Rope, frequencies
+from llm_jax.nn.rotary import Rope
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Gemma:
     extend = layers.extend
 
     def _layers(self) -> layers.Layers:
-        attention = parts.attention(self, wavelengths=frequencies(self.head_dim, self.rope.theta))
+        attention = parts.attention(self, wavelengths=self.rope.frequencies(self.head_dim))
         block = Block(attention, parts.mlp(self), self.dropout, self.norm_eps, ShiftedRmsNorm)
         return parts.layers(self, ("blocks",) * self.num_layers, {"blocks": block})
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from llm_jax.models import layers
 from llm_jax.models.gemma import parts
-from llm_jax.nn.rotary import Rope, frequencies
+from llm_jax.nn.rotary import Rope
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Gemma2:
     def _layers(self) -> layers.Layers:
         attention = parts.attention(
             self, scale=(self.score_dim or self.head_dim) ** -0.5, softcap=self.score_cap,
-            wavelengths=frequencies(self.head_dim, self.rope.theta),
+            wavelengths=self.rope.frequencies(self.head_dim),
         )  # fmt: skip
         block = parts.Block(attention, parts.mlp(self), self.dropout, self.norm_eps)
         blocks = {"local_blocks": block.clone(attention=attention.clone(window=self.window)), "global_blocks": block}
