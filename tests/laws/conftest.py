@@ -7,6 +7,7 @@ from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.models import MODELS
 from llm_jax.models.moe.deepseek_v3 import Latent, Selection
+from llm_jax.nn.initial import ones
 from llm_jax.nn.moe.router import Moe
 from llm_jax.nn.rotary import Yarn
 
@@ -69,7 +70,7 @@ def draw():
         rng = np.random.default_rng(seed)
         return tree.unflatten(
             {
-                path: (rng.normal(size=d.shape) * 0.3 + path.endswith("scale")).astype(np.float32)
+                path: (rng.normal(size=d.shape) * 0.3 + (d.init is ones)).astype(np.float32)
                 for path, d in sorted(model.declarations().items())
             }
         )
