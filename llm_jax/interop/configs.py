@@ -21,7 +21,12 @@ FIELDS = {
     "gpt2": "llm_jax.interop.names.gpt2:FIELDS",
     "gpt_oss": "llm_jax.interop.names.gpt_oss:FIELDS",
     "llama": "llm_jax.interop.names.llama:FIELDS",
+    "mistral": "llm_jax.interop.names.mistral:FIELDS",
     "mixtral": "llm_jax.interop.names.mixtral:FIELDS",
+    "olmo2": "llm_jax.interop.names.olmo2:FIELDS",
+    "phi3": "llm_jax.interop.names.phi3:FIELDS",
+    "qwen2": "llm_jax.interop.names.qwen2:FIELDS",
+    "qwen3": "llm_jax.interop.names.qwen3:FIELDS",
     "qwen3_moe": "llm_jax.interop.names.qwen3_moe:FIELDS",
 }
 """Our family -> its map, beside its map of names."""
@@ -115,19 +120,33 @@ def harmless(*theirs: str, write: Json | None = None) -> Entry:
     return Entry(theirs, lambda config: {}, lambda fields, shapes: dict(write or {}))
 
 
+STRETCHED = {
+    "factor": "factor", "original_max_position_embeddings": "original", "low_freq_factor": "low",
+    "high_freq_factor": "high",
+}  # fmt: skip
+ROPES = {"default": (), "linear": ("factor",), "llama3": tuple(STRETCHED)}
+"""`rope_type` -> the keys that it has beside `rope_theta`, which are fields of `Rope` by `STRETCHED`."""
+
+
 def rope(prefix: str = "rope", theta: float = 10_000.0) -> Entry:
-    """The wavelengths of rotary positions; `theta` is the family's default."""
+    """The wavelengths of rotary positions, plain or stretched; `theta` is the family's default."""
 
     def read(config: Json) -> Fields:
-        parameters = rope_parameters(config, theta)
-        if parameters["rope_type"] != "default":
-            raise UserError(f"rope_type={parameters['rope_type']!r} is not supported; this family does default")
-        return {f"{prefix}.theta": float(parameters["rope_theta"])}
+        said = rope_parameters(config, theta)
+        kind, base = said.pop("rope_type"), float(said.pop("rope_theta"))
+        if kind not in ROPES:
+            raise UserError(f"rope_type={kind!r} is not supported; this family does {choices(ROPES)}")
+        unlike = set(ROPES[kind]) ^ {key for key, value in said.items() if value is not None}
+        if kind != "default" and unlike:
+            raise UserError(f"rope_type={kind!r} has {choices(ROPES[kind])} beside rope_theta, and no more, not {said}")
+        return {f"{prefix}.theta": base} | {f"{prefix}.{STRETCHED[key]}": said[key] for key in ROPES[kind]}
 
     def write(fields: Fields, shapes: Shapes) -> dict[str, Any]:
-        base = fields[f"{prefix}.theta"]
+        plain, linear = fields.get(f"{prefix}.factor", 1.0) == 1.0, fields.get(f"{prefix}.original") is None
+        kind, base = "default" if plain else "linear" if linear else "llama3", fields[f"{prefix}.theta"]
+        said = {"rope_type": kind} | {key: fields[f"{prefix}.{STRETCHED[key]}"] for key in ROPES[kind]}
         return {
-            "rope_parameters": {"rope_type": "default", "rope_theta": base}, "rope_theta": base, "rope_scaling": None
+            "rope_parameters": said | {"rope_theta": base}, "rope_theta": base, "rope_scaling": None if plain else said
         }  # fmt: skip
 
     return Entry(("rope_theta", "rope_scaling", "rope_parameters"), read, write)

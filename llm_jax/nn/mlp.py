@@ -1,6 +1,7 @@
-"""Position-wise feed-forward layers: GELU (Vaswani et al. 2017, §3.3) and gated (Shazeer 2020, SwiGLU)."""
+"""Position-wise feed-forward layers: GELU (Vaswani et al. 2017, §3.3) and gated (Shazeer 2020, SwiGLU and GeGLU)."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,12 +37,18 @@ def _gelu_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
+def exact_gelu(x: Array) -> Array:
+    """x · Φ(x), with the distribution function of the normal distribution (Hendrycks & Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 class Mlp(nn.Module):
-    """down(gelu(up(x))) with biases."""
+    """down(activation(up(x))) with biases."""
 
     hidden: int
     up_init: Any
     down_init: Any
+    activation: Callable[[Array], Array] = gelu
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -50,15 +57,16 @@ class Mlp(nn.Module):
         up_bias = weight(self, "up_bias", (self.hidden,), ("mlp",), zeros)
         down = weight(self, "down", (self.hidden, width), ("mlp", "embed"), self.down_init)
         down_bias = weight(self, "down_bias", (width,), ("embed",), zeros)
-        return linear(gelu(linear(x, up, up_bias, out=HIDDEN)), down, down_bias, out=WIDTH)
+        return linear(self.activation(linear(x, up, up_bias, out=HIDDEN)), down, down_bias, out=WIDTH)
 
 
 class GatedMlp(nn.Module):
-    """down(silu(gate(x)) · up(x)), no biases."""
+    """down(activation(gate(x)) · up(x)), no biases."""
 
     hidden: int
     up_init: Any
     down_init: Any
+    activation: Callable[[Array], Array] = jax.nn.silu
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
@@ -66,4 +74,4 @@ class GatedMlp(nn.Module):
         gate = weight(self, "gate", (width, self.hidden), ("embed", "mlp"), self.up_init)
         up = weight(self, "up", (width, self.hidden), ("embed", "mlp"), self.up_init)
         down = weight(self, "down", (self.hidden, width), ("mlp", "embed"), self.down_init)
-        return linear(jax.nn.silu(linear(x, gate, out=HIDDEN)) * linear(x, up, out=HIDDEN), down, out=WIDTH)
+        return linear(self.activation(linear(x, gate, out=HIDDEN)) * linear(x, up, out=HIDDEN), down, out=WIDTH)

@@ -1,6 +1,8 @@
-"""A stack of equal layers: parameters on a leading axis `layer`, run by scan or unrolled, recomputed or not.
+"""Stacks of equal layers: parameters on a leading axis `layer`, run by scan or unrolled, recomputed or not.
 
 Unrolling is a choice of speed against compile time, made from depth and backend; the values are the same by law.
+Layers of one kind are one stack. The order of several kinds falls into runs of a repeating pattern (three dense layers,
+then 58 with experts; local and global in turn), and each run is one loop.
 """
 
 from collections.abc import Callable
@@ -16,6 +18,7 @@ UNROLLED_ON_CPU = 12  # layers; deeper stacks compile longer than the faster ste
 _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 Layer = Callable[[Params, Array, Any, Any], tuple[Array, Any]]
+Run = tuple[int, tuple[str, ...], int]  # first layer, kinds of a pattern, how often it repeats
 
 
 def unroll_by_default(layers: int) -> bool:
@@ -76,3 +79,58 @@ def _rows(x: Array) -> tuple[Array, ...]:
 
 
 _rows.defvjp(lambda x: (_rows(x), None), lambda _, rows: (jnp.stack(rows),))
+
+
+def through(
+    kinds: tuple[str, ...], layer: Callable[..., tuple[Array, Any]], params: Params, x: Array, carried: Any = None
+) -> tuple[Array, Any]:
+    """Return (x, carried) after layers of several kinds.
+
+    Args:
+        kinds: of each layer in order.
+        layer: (kind, params of one layer, x, layer index, carried) -> (x, carried).
+        params: for each kind, the stack of its layers (or a tuple of them).
+        carried: as in `stack`.
+    """
+    for first, pattern, repeats in runs(kinds):
+
+        def repeat(p: Params, x: Array, index: Any, carried: Any, first=first, pattern=pattern) -> tuple[Array, Any]:
+            for place, kind in enumerate(pattern):
+                x, carried = layer(kind, p[str(place)], x, first + index * len(pattern) + place, carried)
+            return x, carried
+
+        parts: Any = {str(i): _part(kinds, params, (first, pattern, repeats), i) for i in range(len(pattern))}
+        if any(isinstance(part, tuple) for part in parts.values()):
+            rows = {i: part if isinstance(part, tuple) else unstack(part) for i, part in parts.items()}
+            parts = tuple({i: row[n] for i, row in rows.items()} for n in range(repeats))
+        x, carried = stack(repeat, parts, x, carried)
+    return x, carried
+
+
+def _part(kinds: tuple[str, ...], params: Params, run: Run, place: int) -> Any:
+    """The layers at one place of a run's pattern, of the stack of their kind (or of its layers one by one)."""
+    first, pattern, repeats = run
+    kind, each = pattern[place], pattern.count(pattern[place])
+    start = kinds[:first].count(kind) + pattern[:place].count(kind)
+    chosen = slice(start, start + (repeats - 1) * each + 1, each)
+    if isinstance(params[kind], tuple):
+        return params[kind][chosen]
+    if repeats == kinds.count(kind):
+        return params[kind]
+    return jax.tree.map(lambda leaf: leaf[chosen], params[kind])
+
+
+def runs(kinds: tuple[str, ...]) -> list[Run]:
+    """Split layers into runs: from each place the pattern that covers most by repeating, the shortest such."""
+    found, first = [], 0
+    while first < len(kinds):
+        rest, best = kinds[first:], (1, 1)
+        for period in range(1, len(rest) // 2 + 1):
+            repeats = 1
+            while rest[period * repeats : period * (repeats + 1)] == rest[:period]:
+                repeats += 1
+            if repeats > 1 and period * repeats > best[0] * best[1]:
+                best = period, repeats
+        found.append((first, rest[: best[0]], best[1]))
+        first += best[0] * best[1]
+    return found

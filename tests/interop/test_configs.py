@@ -17,6 +17,13 @@ GPT2 = {"model_type": "gpt2", "n_positions": 16, "vocab_size": 11, "n_layer": 2,
 SAME = [
     ({"rope_theta": 500.0, "rope_scaling": None, "torch_dtype": "bfloat16"},
      {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "dtype": "bfloat16"}),
+    ({"rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}, "torch_dtype": "bfloat16"},
+     {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}, "dtype": "bfloat16"}),
+    ({"rope_theta": 500.0, "torch_dtype": "bfloat16",
+      "rope_scaling": {"rope_type": "llama3", "factor": 2.0, "original_max_position_embeddings": 8192,
+                       "low_freq_factor": 1.0, "high_freq_factor": 4.0}},
+     {"rope_parameters": {"rope_type": "llama3", "rope_theta": 500.0, "factor": 2.0, "low_freq_factor": 1.0,
+                          "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}, "dtype": "bfloat16"}),
 ]  # fmt: skip
 
 
@@ -31,7 +38,10 @@ def test_both_dialects_say_the_same(old, new):
     assert configs.read(LLAMA | old).dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("config", [LLAMA, LLAMA | {"head_dim": 6, "num_key_value_heads": 1}, GPT2], ids=str)
+LINEAR = LLAMA | {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}}
+
+
+@pytest.mark.parametrize("config", [LLAMA, LLAMA | {"head_dim": 6, "num_key_value_heads": 1}, LINEAR, GPT2], ids=str)
 def test_what_is_written_is_read_back(config):
     first = configs.read(config)
     shapes = {path: d.shape for path, d in model_of(first).declarations().items()}
@@ -62,6 +72,11 @@ MOE = {"vocab_size": 11, "num_layers": 4, "embed_dim": 12, "num_heads": 4, "tied
        "moe.num_experts": 6, "moe.top_k": 3, "moe.mlp_dim": 5}  # fmt: skip
 YARN = {"rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 9, "rope.fast": 7.0, "rope.slow": 2.0,
         "rope.truncate": False, "rope.mscale": 0.9, "rope.mscale_all": 0.8}  # fmt: skip
+ROPE = {"rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 16, "rope.low": 2.0, "rope.high": 5.0}
+LIKE_LLAMA = {
+    "vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10,
+    "tied": True, "norm_eps": 1e-3,
+} | ROPE  # fmt: skip
 VALUES = {
     "deepseek_v3": MOE | YARN | {
         "dense_layers": 2, "mlp_dim": 10, "latent.rank": 7, "latent.query_rank": 6, "latent.nope_dim": 5,
@@ -73,8 +88,12 @@ VALUES = {
                         "renormalize": False, "rope.theta": 77.0},
     "gpt2": {"vocab_size": 11, "max_positions": 16, "num_layers": 3, "embed_dim": 12, "num_heads": 2, "mlp_dim": 10,
              "dropout": 0.2, "norm_eps": 1e-3},
-    "llama": {"vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6,
-              "mlp_dim": 10, "tied": True, "norm_eps": 1e-3, "rope.theta": 77.0},
+    "llama": LIKE_LLAMA,
+    "mistral": LIKE_LLAMA | {"window": 5},
+    "olmo2": LIKE_LLAMA,
+    "phi3": LIKE_LLAMA | {"window": 5, "dropout": 0.2},
+    "qwen2": LIKE_LLAMA,
+    "qwen3": LIKE_LLAMA,
 }  # fmt: skip
 # how it is computed or trained, or derived in a family without the field
 OURS = {"attention", "head_dim", "dropout", "moe.balance", "moe.z_loss", "selection.pull"}
@@ -89,3 +108,29 @@ def test_every_field_of_a_model_survives_the_way_abroad_and_back(family):
     shapes = {path: d.shape for path, d in model.declarations().items()}
     written = configs.write(family, dataclasses.asdict(model), shapes, context=16, dtype="float32")
     assert configs.read(written).fields == values
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "attention_factor": 3.0}}, "attention_factor"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "sliding_a"),
+        ({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
+        ({"model_type": "phi3", "partial_rotary_factor": 0.75}, "partial_rotary_factor=0.75"),
+        ({"model_type": "phi3", "rope_parameters": {"partial_rotary_factor": 0.75}}, "partial_rotary_factor=0.75"),
+    ],
+)
+def test_what_a_family_cannot_do_is_refused(more, complaint):
+    with pytest.raises(UserError, match=complaint):
+        configs.read(LLAMA | more)
+
+
+def test_windows_that_no_layer_has_are_none():
+    plain = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 1}
+    for windows in (
+        {"use_sliding_window": False, "sliding_window": 4, "max_window_layers": 1},
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
+        {"layer_types": ["full_attention", "full_attention"]},
+    ):
+        assert configs.read(plain | windows) == configs.read(plain)

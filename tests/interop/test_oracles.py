@@ -17,19 +17,39 @@ from llm_jax.decode.sample import generate
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
+LLAMA = {
+    "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 48, "max_position_embeddings": 64,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16,
+    "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+}  # fmt: skip
 SMALL = {
     "gpt2": {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    "llama": {
-        "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64,
-    },
-}  # fmt: skip
+    "llama": LLAMA,
+    "mistral": LLAMA | {"sliding_window": 6},
+    "olmo2": LLAMA,
+    "phi3": LLAMA | {"sliding_window": 6, "pad_token_id": 0},
+    "qwen2": LLAMA,
+    "qwen3": LLAMA | {"head_dim": 12},
+}
 CASES = {
     "gpt2": ("gpt2", {}),
     "gpt2 narrow mlp": ("gpt2", {"n_inner": 20, "layer_norm_epsilon": 1e-3}),
     "llama": ("llama", {}),
     "llama tied, heads of another size": ("llama", {"tie_word_embeddings": True, "head_dim": 12}),
     "llama theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}, "rms_norm_eps": 1e-3}),
+    "llama stretched": ("llama", {"rope_parameters": LLAMA3}),
+    "llama stretched evenly": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 9.0, "factor": 3.0}}),
+    "mistral": ("mistral", {}),
+    "mistral without window": ("mistral", {"sliding_window": None, "head_dim": 12}),
+    "olmo2": ("olmo2", {}),
+    "phi3": ("phi3", {}),
+    "qwen2": ("qwen2", {}),
+    "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen3": ("qwen3", {}),
+    "qwen3 tied": ("qwen3", {"tie_word_embeddings": True}),
 }
 PROMPTS = [
     "The capital of France is", "Once upon a time", "def fibonacci(n):", "The president said that", "Water boils at",

@@ -7,6 +7,7 @@ from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.models import MODELS
 from llm_jax.models.moe.deepseek_v3 import Latent, Selection
+from llm_jax.nn.initial import ones
 from llm_jax.nn.moe.router import Moe
 from llm_jax.nn.rotary import Yarn
 
@@ -29,8 +30,17 @@ TINY = {
     "mixtral": _SMALL | {"num_kv_heads": 2, "moe": _MOE},
     "qwen3_moe": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
+    "gemma": _SMALL | {"num_kv_heads": 1, "head_dim": 6},
+    "gemma2": _SMALL | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 3},
+    "gemma3": _SMALL
+    | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 4, "global_every": 3},
     "gpt2": _SMALL | {"max_positions": 24},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
+    "mistral": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 7},  # of 12: two layers see all
+    "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
+    "phi3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 8},
+    "qwen2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "tied": True},
+    "qwen3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "head_dim": 6},
 }
 
 
@@ -60,7 +70,7 @@ def draw():
         rng = np.random.default_rng(seed)
         return tree.unflatten(
             {
-                path: (rng.normal(size=d.shape) * 0.3 + path.endswith("scale")).astype(np.float32)
+                path: (rng.normal(size=d.shape) * 0.3 + (d.init is ones)).astype(np.float32)
                 for path, d in sorted(model.declarations().items())
             }
         )

@@ -45,7 +45,7 @@ FIELDS = FieldMap(
     model_type="gpt_oss",
     architecture="GptOssForCausalLM",
     entries=(
-        *sizes(head_dim=field("head_dim", "head_dim", default=64), stack="local_blocks"),
+        *sizes(head_dim=64, stack="local_blocks"),
         field("rms_norm_eps", "norm_eps", default=1e-5),
         field("sliding_window", "window", default=128),
         field("swiglu_alpha", "alpha", default=1.702),

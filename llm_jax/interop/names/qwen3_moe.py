@@ -38,7 +38,7 @@ FIELDS = FieldMap(
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
     entries=(
-        *sizes(head_dim=field("head_dim", "head_dim", default=128)),
+        *sizes(head_dim=128),
         field("intermediate_size", "mlp_dim"),
         field("rms_norm_eps", "norm_eps", default=1e-6),
         field("decoder_sparse_step", "sparse_step", default=1),

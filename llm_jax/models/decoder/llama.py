@@ -19,7 +19,7 @@ from llm_jax.nn.initial import normal
 from llm_jax.nn.linear import embed, logits
 from llm_jax.nn.mlp import GatedMlp
 from llm_jax.nn.norm import RmsNorm
-from llm_jax.nn.rotary import Rope, frequencies
+from llm_jax.nn.rotary import Rope
 from llm_jax.nn.stack import stack
 
 
@@ -41,15 +41,16 @@ class Block(nn.Module):
     mlp: Any
     dropout: float
     eps: float
+    norm: Any = RmsNorm
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], where: Context, layer: Any = 0, cache: Cache = None, key: Key | None = None
     ) -> tuple[Float[Array, "B T D"], Cache]:
         drop = [None, None] if key is None else [keys.fold(key, name, layer) for name in ("attention", "mlp")]
-        y, cache = self.attention(RmsNorm(self.eps, name="attention_norm")(x), where, layer, cache)
+        y, cache = self.attention(self.norm(self.eps, name="attention_norm")(x), where, layer, cache)
         x = x + dropout(y, self.dropout, drop[0])
-        y = self.mlp(RmsNorm(self.eps, name="mlp_norm")(x))
+        y = self.mlp(self.norm(self.eps, name="mlp_norm")(x))
         return x + dropout(y, self.dropout, drop[1]), cache
 
 
@@ -150,7 +151,7 @@ class Llama:
         residual = normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self._head_dim, normal(0.02), residual, self.attention,
-            wavelengths=frequencies(self._head_dim, self.rope.theta),
+            wavelengths=self.rope.frequencies(self._head_dim),
         )  # fmt: skip
         hidden = self.mlp_dim or 64 * math.ceil(8 * self.embed_dim / 3 / 64)
         return Block(attention, GatedMlp(hidden, normal(0.02), residual), self.dropout, self.norm_eps)
