@@ -17,7 +17,11 @@ Json = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FIELDS = {
+    "gemma": "llm_jax.interop.names.gemma:FIELDS",
+    "gemma2": "llm_jax.interop.names.gemma2:FIELDS",
+    "gemma3": "llm_jax.interop.names.gemma3:FIELDS",
     "gpt2": "llm_jax.interop.names.gpt2:FIELDS",
+    "gpt_neox": "llm_jax.interop.names.gpt_neox:FIELDS",
     "llama": "llm_jax.interop.names.llama:FIELDS",
     "mistral": "llm_jax.interop.names.mistral:FIELDS",
     "olmo2": "llm_jax.interop.names.olmo2:FIELDS",
@@ -28,8 +32,8 @@ FIELDS = {
 """Our family -> its map, beside its map of names."""
 
 MODEL_TYPES = {
-    "gpt2": "gpt2", "llama": "llama", "mistral": "mistral", "olmo2": "olmo2", "phi3": "phi3", "qwen2": "qwen2",
-    "qwen3": "qwen3",
+    "gemma": "gemma", "gemma2": "gemma2", "gemma3_text": "gemma3", "gpt2": "gpt2", "gpt_neox": "gpt_neox",
+    "llama": "llama", "mistral": "mistral", "olmo2": "olmo2", "phi3": "phi3", "qwen2": "qwen2", "qwen3": "qwen3",
 }  # fmt: skip
 """`model_type` of config.json -> our family."""
 

@@ -73,9 +73,15 @@ LIKE_LLAMA = {
     "vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10,
     "tied": True, "norm_eps": 1e-3,
 } | ROPE  # fmt: skip
+LIKE_GEMMA = {k: v for k, v in LIKE_LLAMA.items() if k != "tied"}
 VALUES = {
+    "gemma": LIKE_GEMMA,
+    "gemma2": LIKE_GEMMA | {"window": 5, "score_dim": 9, "score_cap": 3.0, "logit_cap": 4.0},
+    "gemma3": LIKE_GEMMA | {"window": 5, "score_dim": 9, "global_every": 2, "local_theta": 55.0},
     "gpt2": {"vocab_size": 11, "max_positions": 16, "num_layers": 3, "embed_dim": 12, "num_heads": 2, "mlp_dim": 10,
              "dropout": 0.2, "norm_eps": 1e-3},
+    "gpt_neox": {"vocab_size": 11, "num_layers": 3, "embed_dim": 24, "num_heads": 2, "mlp_dim": 10, "rotary": 0.5,
+                 "tied": True, "dropout": 0.2, "norm_eps": 1e-3} | ROPE,
     "llama": LIKE_LLAMA,
     "mistral": LIKE_LLAMA | {"window": 5},
     "olmo2": LIKE_LLAMA,

@@ -11,13 +11,14 @@ import pytest
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.interop import configs
-from llm_jax.interop.names import NAMES, from_hf
+from llm_jax.interop.names import NAMES, from_hf, numbered
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
 
-FILES = ("decoders.npz", "dense_decoders.npz")
+FILES = ("decoders.npz", "dense_decoders.npz", "gemma_decoders.npz")
 CASES = [
-    "gpt2", "gpt2 narrow mlp", "llama", "llama grouped", "llama tied", "llama stretched", "llama stretched evenly",
+    "gemma", "gemma2", "gemma2 without caps", "gemma3", "gemma3 stretched", "gpt2", "gpt2 narrow mlp",
+    "gpt_neox", "gpt_neox tied", "llama", "llama grouped", "llama tied", "llama stretched", "llama stretched evenly",
     "mistral", "olmo2", "olmo2 tied", "phi3", "qwen2", "qwen2 tied", "qwen3",
 ]  # fmt: skip
 
@@ -41,7 +42,7 @@ def test_logits_and_gradients_are_those_of_transformers(golden, case):
     config = json.loads(str(arrays["config"]))
     family, fields, *_ = configs.read(config)
     model = construct(lookup(MODELS, family, "model.name"), fields)
-    names = lookup(NAMES, family, "names")
+    names = numbered(lookup(NAMES, family, "names"), model)
     shapes = {path: d.shape for path, d in model.declarations().items()}
 
     def ours(kind):

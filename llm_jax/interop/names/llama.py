@@ -1,7 +1,7 @@
 """Llama of Hugging Face: `Linear` kernels [out, in], rotary halves as ours; a tied model has no `lm_head`.
 
 Other families use its names too: `outside` of the layers, the `attention` of a stack with its `norms` and `kernels`, a
-`gated` mlp; and its keys of config.json, `sizes`.
+`gated` mlp; and its keys of config.json, `sizes` or the `numbers` among them.
 """
 
 from llm_jax.interop.configs import Entry, FieldMap, field, only, rope
@@ -56,18 +56,21 @@ NAMES = NameMap(
 
 def sizes(*, kv_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-6) -> tuple[Entry, ...]:
     """The keys of every family like it; what transformers takes where the three are missing."""
+    tied = field("tie_word_embeddings", "tied", default=False)
+    return (*numbers("blocks", kv_heads, head_dim, eps), tied, rope(), only("hidden_act", "silu"))
+
+
+def numbers(stack: str, kv_heads: int | None, head_dim: int | None, eps: float) -> tuple[Entry, ...]:
+    """The keys that are sizes, and the norms' epsilon, for blocks under the path `stack`."""
     return (
         field("vocab_size", "vocab_size"),
         field("num_hidden_layers", "num_layers"),
         field("hidden_size", "embed_dim"),
         field("num_attention_heads", "num_heads"),
-        field("num_key_value_heads", "num_kv_heads", default=kv_heads, size=("blocks/attention/key", -2)),
-        field("head_dim", "head_dim", default=head_dim, size=("blocks/attention/key", -1)),
-        field("intermediate_size", "mlp_dim", size=("blocks/mlp/up", -1)),
-        field("tie_word_embeddings", "tied", default=False),
+        field("num_key_value_heads", "num_kv_heads", default=kv_heads, size=(f"{stack}/attention/key", -2)),
+        field("head_dim", "head_dim", default=head_dim, size=(f"{stack}/attention/key", -1)),
+        field("intermediate_size", "mlp_dim", size=(f"{stack}/mlp/up", -1)),
         field("rms_norm_eps", "norm_eps", default=eps),
-        rope(),
-        only("hidden_act", "silu"),
     )
 
 
