@@ -17,21 +17,25 @@ Json = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FIELDS = {
-    "deepseek_v3": "llm_jax.interop.names.deepseek_v3:FIELDS",
+    "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:FIELDS",
+    "gemma": "llm_jax.interop.names.gemma:FIELDS",
+    "gemma2": "llm_jax.interop.names.gemma2:FIELDS",
+    "gemma3": "llm_jax.interop.names.gemma3:FIELDS",
     "gpt2": "llm_jax.interop.names.gpt2:FIELDS",
-    "gpt_oss": "llm_jax.interop.names.gpt_oss:FIELDS",
+    "gpt_neox": "llm_jax.interop.names.gpt_neox:FIELDS",
+    "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:FIELDS",
     "llama": "llm_jax.interop.names.llama:FIELDS",
     "mistral": "llm_jax.interop.names.mistral:FIELDS",
-    "mixtral": "llm_jax.interop.names.mixtral:FIELDS",
+    "mixtral": "llm_jax.interop.names.moe.mixtral:FIELDS",
     "olmo2": "llm_jax.interop.names.olmo2:FIELDS",
     "phi3": "llm_jax.interop.names.phi3:FIELDS",
     "qwen2": "llm_jax.interop.names.qwen2:FIELDS",
     "qwen3": "llm_jax.interop.names.qwen3:FIELDS",
-    "qwen3_moe": "llm_jax.interop.names.qwen3_moe:FIELDS",
+    "qwen3_moe": "llm_jax.interop.names.moe.qwen3_moe:FIELDS",
 }
 """Our family -> its map, beside its map of names."""
 
-MODEL_TYPES = {name: name for name in FIELDS}
+MODEL_TYPES = {"gemma3_text" if name == "gemma3" else name: name for name in FIELDS}
 """`model_type` of config.json -> our family."""
 
 HARMLESS = frozenset({

@@ -6,6 +6,7 @@ MODELS = {
     "gemma2": "llm_jax.models.gemma.gemma2:Gemma2",
     "gemma3": "llm_jax.models.gemma.gemma3:Gemma3",
     "gpt2": "llm_jax.models.decoder.gpt2:GPT2",
+    "gpt_neox": "llm_jax.models.decoder.gpt_neox:GptNeoX",
     "gpt_oss": "llm_jax.models.moe.gpt_oss:GptOss",
     "llama": "llm_jax.models.decoder.llama:Llama",
     "mistral": "llm_jax.models.decoder.mistral:Mistral",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from transformers.core_model_loading import revert_weight_conversion
 
 HERE = Path(__file__).parent
 GPT2 = {"vocab_size": 37, "n_positions": 16, "n_layer": 2, "n_embd": 12, "n_head": 3}
@@ -40,8 +41,10 @@ def decoder(family: str, fields: dict) -> dict[str, np.ndarray]:
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
     loss.backward()
     arrays = {"tokens": tokens, "targets": targets, "logits": logits, "loss": loss}
-    for name, p in model.named_parameters():
-        arrays |= {f"weight/{name}": p, f"gradient/{name}": p.grad}
+    weights = dict(model.named_parameters())
+    for kind, found in (("weight", weights), ("gradient", {n: p.grad for n, p in weights.items()})):
+        saved = revert_weight_conversion(model, found)  # to the names of files
+        arrays |= {f"{kind}/{n}": t for n, t in saved.items()}
     return {name: a.detach().numpy() for name, a in arrays.items()} | {"config": np.array(json.dumps(config.to_dict()))}
 
 

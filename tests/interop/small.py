@@ -6,7 +6,11 @@ FIELDS = {"vocab_size": 37, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "h
 MOE = {"moe": Moe(num_experts=4, mlp_dim=5)}
 MODELS_OF = {
     "deepseek_v3": {k: v for k, v in FIELDS.items() if k != "head_dim"} | MOE | {"mlp_dim": 18},
+    "gemma": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "gemma2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "gemma3": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "global_every": 2},
     "gpt2": FIELDS | {"max_positions": 7},
+    "gpt_neox": {k: v for k, v in FIELDS.items() if k != "head_dim"} | {"rotary": 0.5},
     "gpt_oss": FIELDS | MOE | {"num_kv_heads": 1},
     "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "mistral": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "window": 2},

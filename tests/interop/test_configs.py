@@ -77,17 +77,23 @@ LIKE_LLAMA = {
     "vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10,
     "tied": True, "norm_eps": 1e-3,
 } | ROPE  # fmt: skip
+LIKE_GEMMA = {k: v for k, v in LIKE_LLAMA.items() if k != "tied"}
 VALUES = {
     "deepseek_v3": MOE | YARN | {
         "dense_layers": 2, "mlp_dim": 10, "latent.rank": 7, "latent.query_rank": 6, "latent.nope_dim": 5,
         "latent.rope_dim": 2, "latent.value_dim": 3, "latent.interleaved": False, "selection.shared": 2,
         "selection.groups": 3, "selection.top_groups": 2, "selection.renormalize": False, "selection.scale": 1.5},
     "gpt_oss": MOE | YARN | {"num_kv_heads": 2, "head_dim": 6, "window": 5, "alpha": 1.5, "limit": 4.0},
-    "mixtral": MOE | {"num_kv_heads": 2, "head_dim": 6, "window": 5, "rope.theta": 77.0},
-    "qwen3_moe": MOE | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10, "sparse_step": 2, "dense_layers": [1],
-                        "renormalize": False, "rope.theta": 77.0},
+    "mixtral": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "window": 5},
+    "qwen3_moe": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10, "sparse_step": 2,
+                               "dense_layers": [1], "renormalize": False},
+    "gemma": LIKE_GEMMA,
+    "gemma2": LIKE_GEMMA | {"window": 5, "score_dim": 9, "score_cap": 3.0, "logit_cap": 4.0},
+    "gemma3": LIKE_GEMMA | {"window": 5, "score_dim": 9, "global_every": 2, "local_theta": 55.0},
     "gpt2": {"vocab_size": 11, "max_positions": 16, "num_layers": 3, "embed_dim": 12, "num_heads": 2, "mlp_dim": 10,
              "dropout": 0.2, "norm_eps": 1e-3},
+    "gpt_neox": {"vocab_size": 11, "num_layers": 3, "embed_dim": 24, "num_heads": 2, "mlp_dim": 10, "rotary": 0.5,
+                 "tied": True, "dropout": 0.2, "norm_eps": 1e-3} | ROPE,
     "llama": LIKE_LLAMA,
     "mistral": LIKE_LLAMA | {"window": 5},
     "olmo2": LIKE_LLAMA,

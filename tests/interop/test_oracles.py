@@ -26,7 +26,11 @@ LLAMA3 = {
     "low_freq_factor": 1.0, "high_freq_factor": 4.0,
 }  # fmt: skip
 SMALL = {
+    "gemma": LLAMA | {"head_dim": 12},
+    "gemma2": LLAMA | {"head_dim": 12, "sliding_window": 6},
+    "gemma3_text": LLAMA | {"head_dim": 12, "sliding_window": 6},
     "gpt2": {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "gpt_neox": {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"},
     "llama": LLAMA,
     "mistral": LLAMA | {"sliding_window": 6},
     "olmo2": LLAMA,
@@ -35,8 +39,21 @@ SMALL = {
     "qwen3": LLAMA | {"head_dim": 12},
 }
 CASES = {
+    "gemma": ("gemma", {}),
+    "gemma2": ("gemma2", {"query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0, "num_hidden_layers": 3}),
+    "gemma2 without caps": ("gemma2", {"final_logit_softcapping": None, "attn_logit_softcapping": None}),
+    "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 20, "sliding_window_pattern": 2, "num_hidden_layers": 5}),
+    "gemma3 stretched": ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 3.0}}),
     "gpt2": ("gpt2", {}),
     "gpt2 narrow mlp": ("gpt2", {"n_inner": 20, "layer_norm_epsilon": 1e-3}),
+    "gpt_neox": ("gpt_neox", {}),
+    "gpt_neox tied, turned whole": (
+        "gpt_neox",
+        {
+            "tie_word_embeddings": True,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 9.0, "partial_rotary_factor": 1.0},
+        },
+    ),
     "llama": ("llama", {}),
     "llama tied, heads of another size": ("llama", {"tie_word_embeddings": True, "head_dim": 12}),
     "llama theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}, "rms_norm_eps": 1e-3}),

@@ -35,6 +35,7 @@ TINY = {
     "gemma3": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 4, "global_every": 3},
     "gpt2": _SMALL | {"max_positions": 24},
+    "gpt_neox": _SMALL | {"rotary": 0.5},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "mistral": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 7},  # of 12: two layers see all
     "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},

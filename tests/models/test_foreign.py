@@ -15,9 +15,10 @@ from llm_jax.interop.names import NAMES, from_hf, numbered
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
 
-FILES = ("decoders.npz", "dense_decoders.npz")
+FILES = ("decoders.npz", "dense_decoders.npz", "gemma_decoders.npz")
 CASES = [
-    "gpt2", "gpt2 narrow mlp", "llama", "llama grouped", "llama tied", "llama stretched", "llama stretched evenly",
+    "gemma", "gemma2", "gemma2 without caps", "gemma3", "gemma3 stretched", "gpt2", "gpt2 narrow mlp",
+    "gpt_neox", "gpt_neox tied", "llama", "llama grouped", "llama tied", "llama stretched", "llama stretched evenly",
     "mistral", "olmo2", "olmo2 tied", "phi3", "qwen2", "qwen2 tied", "qwen3",
 ]  # fmt: skip
 

@@ -21,17 +21,21 @@ Shape = tuple[int, ...]
 Stream = Iterable[tuple[str, np.ndarray]]
 
 NAMES = {
-    "deepseek_v3": "llm_jax.interop.names.deepseek_v3:NAMES",
+    "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:NAMES",
+    "gemma": "llm_jax.interop.names.gemma:NAMES",
+    "gemma2": "llm_jax.interop.names.gemma2:NAMES",
+    "gemma3": "llm_jax.interop.names.gemma3:NAMES",
     "gpt2": "llm_jax.interop.names.gpt2:NAMES",
-    "gpt_oss": "llm_jax.interop.names.gpt_oss:NAMES",
+    "gpt_neox": "llm_jax.interop.names.gpt_neox:NAMES",
+    "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:NAMES",
     "llama": "llm_jax.interop.names.llama:NAMES",
     "mistral": "llm_jax.interop.names.mistral:NAMES",
-    "mixtral": "llm_jax.interop.names.mixtral:NAMES",
+    "mixtral": "llm_jax.interop.names.moe.mixtral:NAMES",
     "olmo2": "llm_jax.interop.names.olmo2:NAMES",
     "phi3": "llm_jax.interop.names.phi3:NAMES",
     "qwen2": "llm_jax.interop.names.qwen2:NAMES",
     "qwen3": "llm_jax.interop.names.qwen3:NAMES",
-    "qwen3_moe": "llm_jax.interop.names.qwen3_moe:NAMES",
+    "qwen3_moe": "llm_jax.interop.names.moe.qwen3_moe:NAMES",
 }
 
 
@@ -40,8 +44,9 @@ class Rule:
     """One foreign tensor: its name, the paths of ours that it holds side by side, and the layout.
 
     layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
-    `out_in` as [O,I] (torch.nn.Linear) · `in_turn` the last dimension holds that of each part in turn. inputs: how many
-    of our leading dimensions are I. Several parts otherwise lie side by side along O.
+    `out_in` as [O,I] (torch.nn.Linear) · `in_turn` the last dimension holds that of each part in turn · `by_head` as
+    `out_in` of each head, all parts, before the next head. inputs: how many of our leading dimensions are I. Several
+    parts otherwise lie side by side along O.
     """
 
     theirs: str
@@ -55,6 +60,9 @@ class Rule:
             return parts[0]
         if self.layout == "in_turn":
             return np.stack(parts, axis=-1).reshape(*parts[0].shape[:-1], -1)
+        if self.layout == "by_head":
+            whole = np.stack(parts, axis=-2)
+            return whole.reshape(*whole.shape[: self.inputs], -1).T
         rows = [p.reshape(math.prod(p.shape[: self.inputs]), -1) for p in parts]
         matrix = np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
         return {"vector": matrix[0], "in_out": matrix, "out_in": matrix.T}[self.layout]
@@ -65,6 +73,9 @@ class Rule:
             return [tensor]
         if self.layout == "in_turn":
             return [tensor[..., i :: len(shapes)] for i in range(len(shapes))]
+        if self.layout == "by_head":
+            whole = tensor.T.reshape(*shapes[0][:-1], len(shapes), shapes[0][-1])
+            return [whole[..., i, :] for i in range(len(shapes))]
         matrix = {"vector": tensor[None], "in_out": tensor, "out_in": tensor.T}[self.layout]
         ends = np.cumsum([math.prod(s[self.inputs :]) for s in shapes])[:-1]
         return [part.reshape(s) for part, s in zip(np.split(matrix, ends, axis=1), shapes, strict=True)]
@@ -75,6 +86,8 @@ class Rule:
             return shapes[0]
         if self.layout == "in_turn":
             return (*shapes[0][:-1], len(shapes) * shapes[0][-1])
+        if self.layout == "by_head":
+            return (sum(math.prod(s[self.inputs :]) for s in shapes), *shapes[0][: self.inputs])
         rows, columns = math.prod(shapes[0][: self.inputs]), sum(math.prod(s[self.inputs :]) for s in shapes)
         return {"vector": (columns,), "in_out": (rows, columns), "out_in": (columns, rows)}[self.layout]
 
@@ -102,6 +115,11 @@ def linear(theirs: str, *ours: str, inputs: int = 1) -> Rule:
 def in_turn(theirs: str, *ours: str, inputs: int) -> Rule:
     """Tensors [*inputs, O] whose last dimensions are interleaved: gate, up, gate, up, …"""
     return Rule(theirs, ours, "in_turn", inputs)
+
+
+def by_head(theirs: str, *ours: str, inputs: int = 0) -> Rule:
+    """Kernels [I,H,K] or biases [H,K]: of each head the rows of all parts, then those of the next head."""
+    return Rule(theirs, ours, "by_head", inputs)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Llama of Hugging Face: `Linear` kernels [out, in], rotary halves as ours; a tied model has no `lm_head`.
 
 Other families use its names too: `outside` of the layers, the `attention` of a stack with its `norms` and `kernels`, a
-`gated` mlp; and its keys of config.json, `sizes` and `dense`.
+`gated` mlp; and its keys of config.json: `sizes`, `numbers`, and `dense`, which is all of them.
 """
 
 from llm_jax.interop.configs import Entry, FieldMap, field, only, rope
@@ -10,8 +10,11 @@ from llm_jax.interop.names import NameMap, Rule, linear, same
 LAYER = "model.layers.{layer}"
 
 
-def sizes(*, kv_heads: int | None = None, head_dim: int | None = None, stack: str = "blocks") -> tuple[Entry, ...]:
-    """The keys of config.json that families with Llama's attention share; what is taken where the two are missing."""
+TIED, SILU = field("tie_word_embeddings", "tied", default=False), only("hidden_act", "silu")
+
+
+def shape(stack: str, kv_heads: int | None, head_dim: int | None) -> tuple[Entry, ...]:
+    """The sizes of attention, for blocks under the path `stack`; what is taken where the two are missing."""
     return (
         field("vocab_size", "vocab_size"),
         field("num_hidden_layers", "num_layers"),
@@ -19,19 +22,26 @@ def sizes(*, kv_heads: int | None = None, head_dim: int | None = None, stack: st
         field("num_attention_heads", "num_heads"),
         field("num_key_value_heads", "num_kv_heads", default=kv_heads, size=(f"{stack}/attention/key", -2)),
         field("head_dim", "head_dim", default=head_dim, size=(f"{stack}/attention/key", -1)),
-        field("tie_word_embeddings", "tied", default=False),
-        only("hidden_act", "silu"),
+    )
+
+
+def sizes(*, kv_heads: int | None = None, head_dim: int | None = None, stack: str = "blocks") -> tuple[Entry, ...]:
+    """The keys that families with experts share."""
+    return (*shape(stack, kv_heads, head_dim), TIED, SILU)
+
+
+def numbers(stack: str, kv_heads: int | None, head_dim: int | None, eps: float) -> tuple[Entry, ...]:
+    """The keys that are sizes, and the norms' epsilon, for blocks under the path `stack`."""
+    return (
+        *shape(stack, kv_heads, head_dim),
+        field("intermediate_size", "mlp_dim", size=(f"{stack}/mlp/up", -1)),
+        field("rms_norm_eps", "norm_eps", default=eps),
     )
 
 
 def dense(*, kv_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-6) -> tuple[Entry, ...]:
-    """The same for families without experts: their one hidden width, norms and rotary positions too."""
-    return (
-        *sizes(kv_heads=kv_heads, head_dim=head_dim),
-        field("intermediate_size", "mlp_dim", size=("blocks/mlp/up", -1)),
-        field("rms_norm_eps", "norm_eps", default=eps),
-        rope(),
-    )
+    """The keys of every family like it; what transformers takes where the three are missing."""
+    return (*numbers("blocks", kv_heads, head_dim, eps), TIED, rope(), SILU)
 
 
 def outside() -> tuple[Rule, ...]:

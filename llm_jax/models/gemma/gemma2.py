@@ -23,7 +23,7 @@ class Gemma2:
     head_dim: int = 256
     mlp_dim: int | None = None
     window: int = 4096
-    score_dim: float | None = None
+    score_dim: int | None = None
     score_cap: float | None = 50.0
     logit_cap: float | None = 30.0
     dropout: float = 0.0

@@ -26,7 +26,7 @@ class Gemma3:
     mlp_dim: int | None = None
     window: int = 1024
     global_every: int = 6
-    score_dim: float | None = None
+    score_dim: int | None = None
     dropout: float = 0.0
     norm_eps: float = 1e-6
     attention: str = "auto"

@@ -3,7 +3,7 @@
 from llm_jax.interop.configs import Entry, FieldMap, field, harmless, only, yarn
 from llm_jax.interop.names import NameMap, Rule, linear, same
 from llm_jax.interop.names.llama import LAYER, gated, norms, outside
-from llm_jax.interop.names.qwen3_moe import experts
+from llm_jax.interop.names.moe.qwen3_moe import experts
 
 ATTENTION = f"{LAYER}.self_attn"
 

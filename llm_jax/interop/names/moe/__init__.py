@@ -1,0 +1,1 @@
+"""Maps of families with experts."""
