@@ -5,6 +5,7 @@ MODELS = {
     "gpt2": "llm_jax.models.decoder.gpt2:GPT2",
     "gpt_oss": "llm_jax.models.moe.gpt_oss:GptOss",
     "llama": "llm_jax.models.decoder.llama:Llama",
+    "mamba2": "llm_jax.models.recurrent.mamba2:Mamba2",
     "mixtral": "llm_jax.models.moe.mixtral:Mixtral",
     "qwen3_moe": "llm_jax.models.moe.qwen3_moe:Qwen3Moe",
 }

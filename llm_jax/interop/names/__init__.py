@@ -25,6 +25,7 @@ NAMES = {
     "gpt2": "llm_jax.interop.names.gpt2:NAMES",
     "gpt_oss": "llm_jax.interop.names.gpt_oss:NAMES",
     "llama": "llm_jax.interop.names.llama:NAMES",
+    "mamba2": "llm_jax.interop.names.mamba2:NAMES",
     "mixtral": "llm_jax.interop.names.mixtral:NAMES",
     "qwen3_moe": "llm_jax.interop.names.qwen3_moe:NAMES",
 }
@@ -35,7 +36,7 @@ class Rule:
     """One foreign tensor: its name, the paths of ours that it holds side by side, and the layout.
 
     layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
-    `out_in` as [O,I] (torch.nn.Linear) · `in_turn` the last dimension holds that of each part in turn. inputs: how many
+    `out_in` as [O,I] (torch.nn.Linear) · `depthwise` as [O,1,I] (torch.nn.Conv1d, one filter a channel) · `in_turn` the last dimension holds that of each part in turn. inputs: how many
     of our leading dimensions are I. Several parts otherwise lie side by side along O.
     """
 
