@@ -19,10 +19,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 FIELDS = {
     "gpt2": "llm_jax.interop.names.gpt2:FIELDS",
     "llama": "llm_jax.interop.names.llama:FIELDS",
+    "mamba2": "llm_jax.interop.names.mamba2:FIELDS",
 }
 """Our family -> its map, beside its map of names."""
 
-MODEL_TYPES = {"gpt2": "gpt2", "llama": "llama"}
+MODEL_TYPES = {"gpt2": "gpt2", "llama": "llama", "mamba2": "mamba2"}
 """`model_type` of config.json -> our family."""
 
 HARMLESS = frozenset({

@@ -1,4 +1,4 @@
-"""Attention, cross-entropy, grouped products, state-space scans: a plain reference first, the fast one second, one signature each.
+"""Attention, cross-entropy, grouped products, scans: a plain reference first, the fast one second, one signature each.
 
 Letters: B batch, T queries, S keys, H heads, G key/value heads, K head size, V vocabulary, D width, N tokens,
 E experts, F hidden width.

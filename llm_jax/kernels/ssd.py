@@ -139,6 +139,6 @@ def _time_first(a: Array) -> Array:
 
 def _chunks(a: Array, size: int) -> Array:
     """[B,T,…] as [T/Q,B,Q,…], filled up with zeros, and documents with the last."""
-    fill = ((0, 0), (0, -a.shape[1] % size), *((0, 0),) * (a.ndim - 2))
-    a = jnp.pad(a, fill, mode="edge") if jnp.issubdtype(a.dtype, jnp.integer) else jnp.pad(a, fill)
+    last = a[:, -1:] if jnp.issubdtype(a.dtype, jnp.integer) else jnp.zeros_like(a[:, -1:])
+    a = jnp.concatenate([a, jnp.repeat(last, -a.shape[1] % size, axis=1)], axis=1)
     return _time_first(a.reshape(a.shape[0], -1, size, *a.shape[2:]))

@@ -36,11 +36,14 @@ def causal_conv(
     No token sees another segment. `past` are the tokens before the row, of its first token's segment; default none.
     """
     T, before = x.shape[1], kernel.shape[0] - 1
-    lead = ((0, 0), (before, 0))
-    x = jnp.pad(x, (*lead, *((0, 0),) * (x.ndim - 2))) if past is None else jnp.concatenate([past, x], axis=1)
+    x = (
+        jnp.pad(x, ((0, 0), (before, 0), *((0, 0),) * (x.ndim - 2)))
+        if past is None
+        else jnp.concatenate([past, x], axis=1)
+    )
     if segments is None:
         return sum((kernel[w] * x[:, w : w + T] for w in range(before + 1)), start=bias), x[:, T:]
-    known = jnp.pad(segments, lead, mode="edge")
+    known = jnp.concatenate([jnp.repeat(segments[:, :1], before, axis=1), segments], axis=1)
 
     def within(tokens: Array, own: Array, of: Array) -> Array:
         return jnp.where((own == of).reshape(*own.shape, *(1,) * (x.ndim - 2)), tokens, 0)

@@ -9,6 +9,7 @@ MODELS_OF = {
     "gpt2": FIELDS | {"max_positions": 7},
     "gpt_oss": FIELDS | MOE | {"num_kv_heads": 1},
     "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "mamba2": FIELDS | {"state_dim": 4, "num_groups": 3, "tied": False},
     "mixtral": FIELDS | MOE | {"num_kv_heads": 1},
     "qwen3_moe": FIELDS | MOE | {"num_kv_heads": 1, "mlp_dim": 18, "dense_layers": (1,)},
 }

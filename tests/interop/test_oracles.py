@@ -23,6 +23,8 @@ SMALL = {
         "vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
         "num_key_value_heads": 2, "intermediate_size": 48, "max_position_embeddings": 64,
     },
+    "mamba2": {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 8,
+               "state_size": 12, "n_groups": 1},
 }  # fmt: skip
 CASES = {
     "gpt2": ("gpt2", {}),
@@ -30,6 +32,8 @@ CASES = {
     "llama": ("llama", {}),
     "llama tied, heads of another size": ("llama", {"tie_word_embeddings": True, "head_dim": 12}),
     "llama theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}, "rms_norm_eps": 1e-3}),
+    "mamba2": ("mamba2", {"tie_word_embeddings": True}),
+    "mamba2 untied, groups": ("mamba2", {"n_groups": 2, "conv_kernel": 3, "layer_norm_epsilon": 1e-3}),
 }
 PROMPTS = [
     "The capital of France is", "Once upon a time", "def fibonacci(n):", "The president said that", "Water boils at",

@@ -36,8 +36,9 @@ class Rule:
     """One foreign tensor: its name, the paths of ours that it holds side by side, and the layout.
 
     layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
-    `out_in` as [O,I] (torch.nn.Linear) · `depthwise` as [O,1,I] (torch.nn.Conv1d, one filter a channel) · `in_turn` the last dimension holds that of each part in turn. inputs: how many
-    of our leading dimensions are I. Several parts otherwise lie side by side along O.
+    `out_in` as [O,I] (torch.nn.Linear) · `depthwise` as [O,1,I] (torch.nn.Conv1d with a filter a channel) · `in_turn`
+    the last dimension holds that of each part in turn. inputs: how many of our leading dimensions are I. Several parts
+    otherwise lie side by side along O.
     """
 
     theirs: str
@@ -53,7 +54,8 @@ class Rule:
             return np.stack(parts, axis=-1).reshape(*parts[0].shape[:-1], -1)
         rows = [p.reshape(math.prod(p.shape[: self.inputs]), -1) for p in parts]
         matrix = np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
-        return {"vector": matrix[0], "in_out": matrix, "out_in": matrix.T}[self.layout]
+        turned = matrix.T
+        return {"vector": matrix[0], "in_out": matrix, "out_in": turned, "depthwise": turned[:, None]}[self.layout]
 
     def decode(self, tensor: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """Return our arrays, of these shapes, that `encode` made `tensor` of."""
@@ -61,7 +63,9 @@ class Rule:
             return [tensor]
         if self.layout == "in_turn":
             return [tensor[..., i :: len(shapes)] for i in range(len(shapes))]
-        matrix = {"vector": tensor[None], "in_out": tensor, "out_in": tensor.T}[self.layout]
+        turned = tensor.T
+        filters = turned.reshape(len(turned), -1)
+        matrix = {"vector": tensor[None], "in_out": tensor, "out_in": turned, "depthwise": filters}[self.layout]
         ends = np.cumsum([math.prod(s[self.inputs :]) for s in shapes])[:-1]
         return [part.reshape(s) for part, s in zip(np.split(matrix, ends, axis=1), shapes, strict=True)]
 
@@ -72,7 +76,10 @@ class Rule:
         if self.layout == "in_turn":
             return (*shapes[0][:-1], len(shapes) * shapes[0][-1])
         rows, columns = math.prod(shapes[0][: self.inputs]), sum(math.prod(s[self.inputs :]) for s in shapes)
-        return {"vector": (columns,), "in_out": (rows, columns), "out_in": (columns, rows)}[self.layout]
+        turned = (columns, rows)
+        return {
+            "vector": (columns,), "in_out": (rows, columns), "out_in": turned, "depthwise": (columns, 1, rows)
+        }[self.layout]  # fmt: skip
 
 
 def same(theirs: str, ours: str) -> Rule:
@@ -93,6 +100,11 @@ def conv1d(theirs: str, *ours: str, inputs: int = 1) -> Rule:
 def linear(theirs: str, *ours: str, inputs: int = 1) -> Rule:
     """Kernels [*I,*O] as one matrix [O,I]: `torch.nn.Linear`."""
     return Rule(theirs, ours, "out_in", inputs)
+
+
+def depthwise(theirs: str, *ours: str) -> Rule:
+    """Filters [I,*O], one a channel, as [O,1,I]: `torch.nn.Conv1d`."""
+    return Rule(theirs, ours, "depthwise", 1)
 
 
 def in_turn(theirs: str, *ours: str) -> Rule:
