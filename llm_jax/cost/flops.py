@@ -19,7 +19,7 @@ def matmul_parameters(declared: Mapping[str, Declaration]) -> int:
 
 def _is_matrix(path: str, d: Declaration) -> bool:
     dims = [a for a in d.axes if a != "layer"]
-    return len(dims) > 1 and not path.endswith("bias") and dims[0] is not None
+    return len(dims) > 1 and not path.endswith(("bias", "scale")) and dims[0] is not None
 
 
 def per_token(declared: Mapping[str, Declaration], seq_len: int, *, causal: bool = True) -> float:

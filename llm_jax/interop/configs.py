@@ -25,6 +25,7 @@ FIELDS = {
     "gpt_neox": "llm_jax.interop.names.gpt_neox:FIELDS",
     "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:FIELDS",
     "llama": "llm_jax.interop.names.llama:FIELDS",
+    "mamba2": "llm_jax.interop.names.mamba2:FIELDS",
     "mistral": "llm_jax.interop.names.mistral:FIELDS",
     "mixtral": "llm_jax.interop.names.moe.mixtral:FIELDS",
     "olmo2": "llm_jax.interop.names.olmo2:FIELDS",

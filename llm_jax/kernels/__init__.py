@@ -1,4 +1,4 @@
-"""Attention, cross-entropy, grouped products: a plain reference first, the fast one second, one signature each.
+"""Attention, cross-entropy, grouped products, scans: a plain reference first, the fast one second, one signature each.
 
 Letters: B batch, T queries, S keys, H heads, G key/value heads, K head size, V vocabulary, D width, N tokens,
 E experts, F hidden width.
@@ -18,4 +18,9 @@ GROUPED = {
     "ragged": "llm_jax.kernels.grouped_matmul:ragged",
     "blockwise": "llm_jax.kernels.grouped_matmul:blockwise",
     "auto": "llm_jax.kernels.grouped_matmul:auto",
+}
+SSD = {
+    "plain": "llm_jax.kernels.ssd:plain",
+    "chunked": "llm_jax.kernels.ssd:chunked",
+    "auto": "llm_jax.kernels.ssd:auto",
 }

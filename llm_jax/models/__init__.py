@@ -9,6 +9,7 @@ MODELS = {
     "gpt_neox": "llm_jax.models.decoder.gpt_neox:GptNeoX",
     "gpt_oss": "llm_jax.models.moe.gpt_oss:GptOss",
     "llama": "llm_jax.models.decoder.llama:Llama",
+    "mamba2": "llm_jax.models.recurrent.mamba2:Mamba2",
     "mistral": "llm_jax.models.decoder.mistral:Mistral",
     "mixtral": "llm_jax.models.moe.mixtral:Mixtral",
     "olmo2": "llm_jax.models.decoder.olmo2:Olmo2",

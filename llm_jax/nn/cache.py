@@ -4,7 +4,9 @@ All rows of a batch end at the same slot (prompts are right-aligned), so that wr
 stand before slots, so that one token's scores are plain products of matrices with vectors, with no transposed copy.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,3 +93,57 @@ def full(
         length=jnp.int32(0),
         position=jnp.zeros(batch_size, jnp.int32),
     )
+
+
+class Part(NamedTuple):
+    """One array that a layer keeps of each row: shape and logical names without the row's own."""
+
+    shape: tuple[int, ...]
+    names: tuple[str | None, ...]
+    dtype: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Recurrent:
+    """What a recurrent model keeps of a text: the same size whatever its length.
+
+    states: {part: [L,B,...]}; where the layers are unrolled, a tuple of L of them, {part: [B,...]}.
+    length: tokens read so far, padding included. position: of each row's next token.
+    """
+
+    states: dict[str, Array] | tuple[dict[str, Array], ...]
+    length: Int[Array, ""]
+    position: Int[Array, "B"]
+
+    def read(self, layer: int | Array) -> dict[str, Array]:
+        """Return what one layer keeps."""
+        if isinstance(self.states, tuple):
+            return self.states[layer]
+        return {name: _layer(a, layer) for name, a in self.states.items()}
+
+    def write(self, layer: int | Array, new: dict[str, Array]) -> "Recurrent":
+        """Put what one layer now keeps in the place of what it kept."""
+        if isinstance(self.states, tuple):
+            new = {name: a.astype(self.states[layer][name].dtype) for name, a in new.items()}
+            return replace(self, states=(*self.states[:layer], new, *self.states[layer + 1 :]))
+        put = jax.lax.dynamic_update_index_in_dim
+        return replace(self, states={n: put(a, new[n].astype(a.dtype), layer, 0) for n, a in self.states.items()})
+
+    def advance(self, real: Bool[Array, "B T"]) -> "Recurrent":
+        """Count T tokens as read."""
+        return replace(self, length=self.length + real.shape[1], position=self.position + real.sum(1, dtype=jnp.int32))
+
+
+def recurrent(layers: int, batch_size: int, parts: Mapping[str, Part]) -> Recurrent:
+    """Return the state of texts of which nothing has been read: zeros."""
+
+    def empty(*lead: int) -> dict[str, Array]:
+        return {
+            name: place(jnp.zeros((*lead, *p.shape), p.dtype), *(None,) * (len(lead) - 1), "batch", *p.names)
+            for name, p in parts.items()
+        }
+
+    one_by_one = unroll_by_default(layers)
+    states = tuple(empty(batch_size) for _ in range(layers)) if one_by_one else empty(layers, batch_size)
+    return Recurrent(states, jnp.int32(0), jnp.zeros(batch_size, jnp.int32))

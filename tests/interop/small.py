@@ -13,6 +13,7 @@ MODELS_OF = {
     "gpt_neox": {k: v for k, v in FIELDS.items() if k != "head_dim"} | {"rotary": 0.5},
     "gpt_oss": FIELDS | MOE | {"num_kv_heads": 1},
     "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "mamba2": FIELDS | {"state_dim": 4, "num_groups": 3, "tied": False},
     "mistral": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "window": 2},
     "mixtral": FIELDS | MOE | {"num_kv_heads": 1},
     "olmo2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},

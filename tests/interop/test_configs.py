@@ -14,6 +14,10 @@ LLAMA = {
     "intermediate_size": 20, "max_position_embeddings": 64,
 }  # fmt: skip
 GPT2 = {"model_type": "gpt2", "n_positions": 16, "vocab_size": 11, "n_layer": 2, "n_embd": 12, "n_head": 3}
+MAMBA2 = {
+    "model_type": "mamba2", "vocab_size": 11, "num_hidden_layers": 2, "hidden_size": 12, "num_heads": 3, "head_dim": 8,
+    "state_size": 5, "n_groups": 1, "expand": 2, "time_step_limit": [0.0, float("inf")],
+}  # fmt: skip
 SAME = [
     ({"rope_theta": 500.0, "rope_scaling": None, "torch_dtype": "bfloat16"},
      {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "dtype": "bfloat16"}),
@@ -41,7 +45,9 @@ def test_both_dialects_say_the_same(old, new):
 LINEAR = LLAMA | {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}}
 
 
-@pytest.mark.parametrize("config", [LLAMA, LLAMA | {"head_dim": 6, "num_key_value_heads": 1}, LINEAR, GPT2], ids=str)
+@pytest.mark.parametrize(
+    "config", [LLAMA, LLAMA | {"head_dim": 6, "num_key_value_heads": 1}, LINEAR, GPT2, MAMBA2], ids=str
+)
 def test_what_is_written_is_read_back(config):
     first = configs.read(config)
     shapes = {path: d.shape for path, d in model_of(first).declarations().items()}
@@ -95,6 +101,8 @@ VALUES = {
     "gpt_neox": {"vocab_size": 11, "num_layers": 3, "embed_dim": 24, "num_heads": 2, "mlp_dim": 10, "rotary": 0.5,
                  "tied": True, "dropout": 0.2, "norm_eps": 1e-3} | ROPE,
     "llama": LIKE_LLAMA,
+    "mamba2": {"vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 6, "head_dim": 4, "state_dim": 5,
+               "num_groups": 3, "conv_width": 3, "tied": True, "norm_eps": 1e-3},
     "mistral": LIKE_LLAMA | {"window": 5},
     "olmo2": LIKE_LLAMA,
     "phi3": LIKE_LLAMA | {"window": 5, "dropout": 0.2},
@@ -102,7 +110,7 @@ VALUES = {
     "qwen3": LIKE_LLAMA,
 }  # fmt: skip
 # how it is computed or trained, or derived in a family without the field
-OURS = {"attention", "head_dim", "dropout", "moe.balance", "moe.z_loss", "selection.pull"}
+OURS = {"attention", "kernel", "head_dim", "dropout", "moe.balance", "moe.z_loss", "selection.pull"}
 
 
 @pytest.mark.parametrize("family", sorted(configs.FIELDS))

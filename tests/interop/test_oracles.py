@@ -32,6 +32,15 @@ SMALL = {
     "gpt2": {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "gpt_neox": {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"},
     "llama": LLAMA,
+    "mamba2": {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_heads": 8,
+        "head_dim": 8,
+        "state_size": 12,
+        "n_groups": 1,
+    },
     "mistral": LLAMA | {"sliding_window": 6},
     "olmo2": LLAMA,
     "phi3": LLAMA | {"sliding_window": 6, "pad_token_id": 0},
@@ -67,6 +76,8 @@ CASES = {
     "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {}),
     "qwen3 tied": ("qwen3", {"tie_word_embeddings": True}),
+    "mamba2": ("mamba2", {"tie_word_embeddings": True}),
+    "mamba2 untied, groups": ("mamba2", {"n_groups": 2, "conv_kernel": 3, "layer_norm_epsilon": 1e-3}),
 }
 PROMPTS = [
     "The capital of France is", "Once upon a time", "def fibonacci(n):", "The president said that", "Water boils at",

@@ -27,6 +27,7 @@ TINY = {
     },
     "gpt_oss": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "window": 4, "moe": _MOE, "rope": Yarn(factor=4.0, original=8)},
+    "mamba2": _SMALL | {"head_dim": 8, "state_dim": 6, "num_groups": 2, "conv_width": 3},
     "mixtral": _SMALL | {"num_kv_heads": 2, "moe": _MOE},
     "qwen3_moe": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},

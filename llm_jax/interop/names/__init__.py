@@ -29,6 +29,7 @@ NAMES = {
     "gpt_neox": "llm_jax.interop.names.gpt_neox:NAMES",
     "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:NAMES",
     "llama": "llm_jax.interop.names.llama:NAMES",
+    "mamba2": "llm_jax.interop.names.mamba2:NAMES",
     "mistral": "llm_jax.interop.names.mistral:NAMES",
     "mixtral": "llm_jax.interop.names.moe.mixtral:NAMES",
     "olmo2": "llm_jax.interop.names.olmo2:NAMES",
@@ -44,9 +45,9 @@ class Rule:
     """One foreign tensor: its name, the paths of ours that it holds side by side, and the layout.
 
     layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
-    `out_in` as [O,I] (torch.nn.Linear) · `in_turn` the last dimension holds that of each part in turn · `by_head` as
-    `out_in` of each head, all parts, before the next head. inputs: how many of our leading dimensions are I. Several
-    parts otherwise lie side by side along O.
+    `out_in` as [O,I] (torch.nn.Linear) · `depthwise` as [O,1,I] (torch.nn.Conv1d with a filter a channel) · `in_turn`
+    the last dimension holds that of each part in turn · `by_head` as `out_in` of each head, all parts, before the next
+    head. inputs: how many of our leading dimensions are I. Several parts otherwise lie side by side along O.
     """
 
     theirs: str
@@ -65,7 +66,8 @@ class Rule:
             return whole.reshape(*whole.shape[: self.inputs], -1).T
         rows = [p.reshape(math.prod(p.shape[: self.inputs]), -1) for p in parts]
         matrix = np.concatenate(rows, axis=1) if len(rows) > 1 else rows[0]
-        return {"vector": matrix[0], "in_out": matrix, "out_in": matrix.T}[self.layout]
+        turned = matrix.T
+        return {"vector": matrix[0], "in_out": matrix, "out_in": turned, "depthwise": turned[:, None]}[self.layout]
 
     def decode(self, tensor: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
         """Return our arrays, of these shapes, that `encode` made `tensor` of."""
@@ -76,7 +78,9 @@ class Rule:
         if self.layout == "by_head":
             whole = tensor.T.reshape(*shapes[0][:-1], len(shapes), shapes[0][-1])
             return [whole[..., i, :] for i in range(len(shapes))]
-        matrix = {"vector": tensor[None], "in_out": tensor, "out_in": tensor.T}[self.layout]
+        turned = tensor.T
+        filters = turned.reshape(len(turned), -1)
+        matrix = {"vector": tensor[None], "in_out": tensor, "out_in": turned, "depthwise": filters}[self.layout]
         ends = np.cumsum([math.prod(s[self.inputs :]) for s in shapes])[:-1]
         return [part.reshape(s) for part, s in zip(np.split(matrix, ends, axis=1), shapes, strict=True)]
 
@@ -89,7 +93,10 @@ class Rule:
         if self.layout == "by_head":
             return (sum(math.prod(s[self.inputs :]) for s in shapes), *shapes[0][: self.inputs])
         rows, columns = math.prod(shapes[0][: self.inputs]), sum(math.prod(s[self.inputs :]) for s in shapes)
-        return {"vector": (columns,), "in_out": (rows, columns), "out_in": (columns, rows)}[self.layout]
+        turned = (columns, rows)
+        return {
+            "vector": (columns,), "in_out": (rows, columns), "out_in": turned, "depthwise": (columns, 1, rows)
+        }[self.layout]  # fmt: skip
 
 
 def same(theirs: str, ours: str) -> Rule:
@@ -110,6 +117,11 @@ def conv1d(theirs: str, *ours: str, inputs: int = 1) -> Rule:
 def linear(theirs: str, *ours: str, inputs: int = 1) -> Rule:
     """Kernels [*I,*O] as one matrix [O,I]: `torch.nn.Linear`."""
     return Rule(theirs, ours, "out_in", inputs)
+
+
+def depthwise(theirs: str, *ours: str) -> Rule:
+    """Filters [I,*O], one a channel, as [O,1,I]: `torch.nn.Conv1d`."""
+    return Rule(theirs, ours, "depthwise", 1)
 
 
 def in_turn(theirs: str, *ours: str, inputs: int) -> Rule:
