@@ -1,4 +1,5 @@
 # make quickstart   build .venv, train a small model on real text, evaluate it, write a sample
+# make chat         fetch and import SmolLM2-135M-Instruct, once, and talk with it
 # make test         the whole gate: format, lint, types, tests
 # PYTHON=python3.12 make test   the same on another Python
 
@@ -9,12 +10,20 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 READY := $(VENV)/ready-$(VERSION)
 DEV := $(VENV)/dev-$(VERSION)
 ORACLES := $(VENV)/oracles-$(VERSION)
+INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
+CHAT ?= runs/smollm2
 
-.PHONY: quickstart test test-laws test-oracles golden format venv dev oracles bench clean
+.PHONY: quickstart chat test test-laws test-oracles golden format venv dev oracles bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+chat: $(CHAT)/config.json
+	@$(BIN)/python -m llm_jax chat --workdir=$(CHAT)
+
+$(CHAT)/config.json: | $(INTEROP)
+	$(BIN)/python -m llm_jax import "$$($(BIN)/python -m llm_jax fetch smollm2)" --workdir=$(CHAT)
 
 venv: $(READY)
 
@@ -54,6 +63,10 @@ $(READY): requirements.txt pyproject.toml
 	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(INTEROP): $(READY) requirements-interop.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-interop.txt
 	@touch $@
 
 $(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop.txt

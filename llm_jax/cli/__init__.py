@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a recipe in a workdir, or go on with what the workdir holds",
     "evaluate": "held-out loss, perplexity and bits per byte of a checkpoint",
     "sample": "continue a text",
+    "chat": "talk with a model in the terminal, by the chat template of its workdir",
     "import": "make a workdir of a Hugging Face directory or a GGUF file",
     "export": "write a checkpoint as transformers or llama.cpp read it",
     "fetch": "get real weights or data by name",

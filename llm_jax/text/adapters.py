@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 
 from llm_jax.core.table import UserError
-from llm_jax.text.base import Files, Kind, Tokenizer, join_bytes, read_json
+from llm_jax.text.base import Added, Files, Kind, Tokenizer, join_bytes, read_json
 from llm_jax.text.bpe import EOS, FILE, byte_characters, engine_ids, load_engine
 
 Encode = Callable[[str], np.ndarray]
@@ -106,8 +106,13 @@ def read_huggingface(files: Files) -> Tokenizer:
         to_ids=_without_controls(engine_ids(engine), spec, control),
         to_text=join_bytes(vocabulary) if joins else lambda ids: engine.decode(ids, skip_special_tokens=True),
         joins=joins,
+        added={t["content"]: _added(t) for t in spec.get("added_tokens", []) if t["content"]},
         **{f"{role}_id": _control_id(engine, role, roles[role]) for role in ROLES},
     )
+
+
+def _added(token: Any) -> Added:
+    return Added(token["id"], token["special"], bool(token.get("lstrip")), bool(token.get("rstrip")))
 
 
 def _without_controls(to_ids: Encode, spec: Any, control: set[int]) -> Encode:
@@ -182,6 +187,7 @@ def read_sentencepiece(files: Files) -> Tokenizer:
         to_ids=lambda text: np.array(model.EncodeAsIds(text), np.int32),
         to_text=model.DecodeIds,
         joins=False,
+        added={model.IdToPiece(i): Added(i) for i in range(model.GetPieceSize()) if model.IsControl(i)},
         **{f"{role}_id": i if (i := getattr(model, f"{role}_id")()) >= 0 else None for role in ROLES},
     )
 
@@ -224,8 +230,9 @@ def read_tiktoken(files: Files) -> Tokenizer:
             return np.concatenate([to_ids(text[i : i + PIECE_CHARACTERS]) for i in starts])
 
     return Tokenizer(
-        kind="tiktoken", files=files, vocabulary=vocabulary, to_ids=to_ids, to_text=join_bytes(vocabulary), eos_id=eos
-    )
+        kind="tiktoken", files=files, vocabulary=vocabulary, to_ids=to_ids, to_text=join_bytes(vocabulary), eos_id=eos,
+        added={EOS: Added(eos)},
+    )  # fmt: skip
 
 
 def _ranks(content: bytes) -> dict[bytes, int]:

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -22,6 +22,15 @@ from llm_jax.text.normalize import well_formed
 Files = Mapping[str, bytes]  # file name -> content
 META = "tokenizer_meta.json"
 PARALLEL_CHARACTERS = 1 << 18  # below this, threads cost more than they bring
+
+
+class Added(NamedTuple):
+    """A literal outside the merges. control: special. left, right: takes the white space before, after it along."""
+
+    id: int
+    control: bool = True
+    left: bool = False
+    right: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Tokenizer:
         vocabulary: the raw UTF-8 bytes that each id stands for; b"" for control ids.
         to_ids: well-formed text -> int32 [N].
         to_text: ids -> text; control ids are skipped, broken UTF-8 becomes U+FFFD.
+        added: literal -> what it stands for in a chat template; control tokens and others that are found as a whole.
         joins: the decoding of ids is the decoding of their joined `vocabulary` (all byte-level kinds).
     """
 
@@ -49,6 +59,7 @@ class Tokenizer:
     bos_id: int | None = None
     pad_id: int | None = None
     joins: bool = True
+    added: Mapping[str, Added] = field(default_factory=dict)
 
     @property
     def vocab_size(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.text.base import Files, Kind, Tokenizer, join_bytes, read_json
+from llm_jax.text.base import Added, Files, Kind, Tokenizer, join_bytes, read_json
 from llm_jax.text.normalize import well_formed
 
 FILE = "tokenizer.json"
@@ -78,6 +78,7 @@ def read(files: Files) -> Tokenizer:
         to_ids=encoder(engine, spec["model"], ranks, eos),
         to_text=join_bytes(vocabulary),
         eos_id=eos,
+        added={EOS: Added(eos)},
     )
 
 
