@@ -46,6 +46,7 @@ test-oracles: $(ORACLES)
 golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_decoders.py
 	$(BIN)/python tests/golden/make_optimizers.py
+	$(BIN)/python tests/golden/make_chats.py
 
 bench: $(ORACLES)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md

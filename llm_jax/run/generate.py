@@ -119,9 +119,9 @@ class Conversation:
                 return ids
             if len(self.turns) == 1:
                 raise UserError(
-                    f"the message has {len(ids)} tokens with the template's own, and with "
-                    f"--tokens={self.sample.tokens} of an answer they exceed the "
-                    f"model's {self.window} positions; shorten it, or give fewer --tokens"
+                    f"the message has {len(ids)} tokens with the template's own, and an answer of at most "
+                    f"--tokens={self.sample.tokens} more, which exceeds the model's {self.window} positions; "
+                    "shorten it, or give fewer --tokens"
                 )
             del self.turns[:2]
             self.dropped += 2
