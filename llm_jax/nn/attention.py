@@ -57,8 +57,9 @@ def _starts(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
 class SelfAttention(nn.Module):
     """out(attention(query(x), key(x), value(x))), optionally with rotary positions, biases and more.
 
-    wavelengths: rotary frequencies [K/2]. norm: epsilon of an RMSNorm of each query and key. window: tokens that each
-    sees. sinks: whether each head has the score of a key of no value. scale: of the scores, default K^-1/2.
+    wavelengths: rotary frequencies [K/2]. norm: epsilon of an RMSNorm of each query and key, or, with joint_norm, of
+    those of all heads as one vector. window: tokens that each sees. sinks: whether each head has the score of a key of
+    no value. scale: of the scores, default K^-1/2. out_bias: whether the result has a bias, default as the others.
     """
 
     num_heads: int
@@ -73,22 +74,23 @@ class SelfAttention(nn.Module):
     window: int | None = None
     sinks: bool = False
     scale: float | None = None
+    out_bias: bool | None = None
+    joint_norm: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B T D"], where: Context, layer: int | Array = 0, cache: Full | None = None
     ) -> tuple[Float[Array, "B T D"], Full | None]:
-        q = self._heads(x, "query", self.num_heads, "heads")
-        k = self._heads(x, "key", self.num_kv_heads, "kv")
+        q = self._normal(self._heads(x, "query", self.num_heads, "heads"), "query_norm", "heads")
+        k = self._normal(self._heads(x, "key", self.num_kv_heads, "kv"), "key_norm", "kv")
         v = self._heads(x, "value", self.num_kv_heads, "kv")
-        if self.norm is not None:
-            q, k = (RmsNorm(self.norm, name=f"{n}_norm")(y) for n, y in (("query", q), ("key", k)))
         if self.wavelengths is not None:
             q, k = rotate(q, where.positions, self.wavelengths), rotate(k, where.positions, self.wavelengths)
         y, cache = self._attend(q, k, v, where, layer, cache)
         axes, shape = ("heads", "head", "embed"), (self.num_heads, self.head_dim, x.shape[-1])
         out = weight(self, "out", shape, axes, self.out_init)
-        bias = weight(self, "out_bias", shape[-1:], ("embed",), zeros) if self.bias else None
+        biased = self.bias if self.out_bias is None else self.out_bias
+        bias = weight(self, "out_bias", shape[-1:], ("embed",), zeros) if biased else None
         return linear(y, out, bias, contract=2, out=("batch", "seq", "act_embed")), cache
 
     def _heads(self, x: Array, name: str, heads: int, axis: str) -> Array:
@@ -96,6 +98,11 @@ class SelfAttention(nn.Module):
         kernel = weight(self, name, shape, ("embed", axis, "head"), self.in_init)
         bias = weight(self, f"{name}_bias", shape[1:], (axis, "head"), zeros) if self.bias else None
         return linear(x, kernel, bias, out=("batch", "seq", "act_heads", None))
+
+    def _normal(self, x: Array, name: str, axis: str) -> Array:
+        if self.norm is None:
+            return x
+        return RmsNorm(self.norm, (axis, "head") if self.joint_norm else ("embed",), name=name)(x)
 
     def _attend(self, q, k, v, where, layer, cache):
         options: dict[str, Any] = {"window": self.window, "scale": self.scale}

@@ -48,14 +48,14 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def rms_norm(x: Float[Array, "*N D"], scale: Float[Array, "D"], eps: float = 1e-6) -> Float[Array, "*N D"]:
-    """Return x / sqrt(mean(x²) + eps) · scale over the last dimension."""
+def rms_norm(x: Float[Array, "*N"], scale: Float[Array, "..."], eps: float = 1e-6) -> Float[Array, "*N"]:
+    """Return x / sqrt(mean(x²) + eps) · scale over the last dimensions, those that `scale` has."""
     return _rms_norm_forward(x, scale, eps)[0]
 
 
 def _rms_norm_forward(x, scale, eps):
     x32 = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt((x32 * x32).mean(-1, keepdims=True) + eps)
+    inverse = jax.lax.rsqrt((x32 * x32).mean(_last(scale), keepdims=True) + eps)
     return (x32 * inverse * scale).astype(x.dtype), (x, scale, inverse)
 
 
@@ -64,9 +64,13 @@ def _rms_norm_backward(eps, saved, dy):
     x32, dy32 = x.astype(jnp.float32), dy.astype(jnp.float32)
     normal = x32 * inverse
     dnormal = dy32 * scale
-    dx = inverse * (dnormal - normal * (dnormal * normal).mean(-1, keepdims=True))
-    dscale = (dy32 * normal).sum(tuple(range(x.ndim - 1))).astype(scale.dtype)
+    dx = inverse * (dnormal - normal * (dnormal * normal).mean(_last(scale), keepdims=True))
+    dscale = (dy32 * normal).sum(tuple(range(x.ndim - scale.ndim))).astype(scale.dtype)
     return dx.astype(x.dtype), dscale
+
+
+def _last(scale: Array) -> tuple[int, ...]:
+    return tuple(range(-scale.ndim, 0))
 
 
 rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
@@ -84,10 +88,11 @@ class LayerNorm(nn.Module):
 
 
 class RmsNorm(nn.Module):
-    """`rms_norm` with its scale."""
+    """`rms_norm` with its scale; axes: logical names of the last dimensions, over which it is taken."""
 
     eps: float = 1e-6
+    axes: tuple[str, ...] = ("embed",)
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
-        return rms_norm(x, weight(self, "scale", x.shape[-1:], ("embed",), ones), self.eps)
+    def __call__(self, x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+        return rms_norm(x, weight(self, "scale", x.shape[-len(self.axes) :], self.axes, ones), self.eps)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from llm_jax.core import checks
+from llm_jax.core.table import UserError
 
 
 def frequencies(head_dim: int, theta: float = 10_000.0) -> Float[Array, "K/2"]:
@@ -26,12 +27,33 @@ def rotate(
 
 @dataclass(frozen=True)
 class Rope:
-    """The section `model.rope`: `theta`, the base of the wavelengths in positions."""
+    """The section `model.rope`: wavelengths, and how they were stretched for texts longer than the first ones.
+
+    theta: their base, in positions. factor: by how much they were stretched, 1 for not at all. original: positions of
+    the first training, where only wavelengths are stretched that turn less than `high` times within these, the more so
+    the fewer turns, and by the whole factor below `low` turns (Grattafiori et al. 2024, Llama 3.1); None stretches all
+    (Chen et al. 2023, position interpolation).
+    """
 
     theta: float = 10_000.0
+    factor: float = 1.0
+    original: int | None = None
+    low: float = 1.0
+    high: float = 4.0
 
     def __post_init__(self) -> None:
-        checks.positive("model.rope", theta=self.theta)
+        checks.positive("model.rope", **vars(self))
+        if self.low >= self.high:
+            raise UserError(f"model.rope.low={self.low} must be below model.rope.high={self.high}, in turns")
+
+    def frequencies(self, head_dim: int) -> Float[Array, "K/2"]:
+        """Return radians a position."""
+        plain = frequencies(head_dim, self.theta)
+        if self.original is None:
+            return plain / self.factor
+        turns = self.original * plain / (2 * math.pi)
+        kept = jnp.clip((turns - self.low) / (self.high - self.low), 0, 1)
+        return plain / self.factor * (1 - kept) + plain * kept
 
 
 @dataclass(frozen=True)

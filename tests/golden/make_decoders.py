@@ -26,17 +26,12 @@ CASES = {
     "llama tied": ("llama", LLAMA | {"num_key_value_heads": 1, "head_dim": 4, "tie_word_embeddings": True,
                                      "rope_parameters": {"rope_type": "default", "rope_theta": 100.0}}),
 }  # fmt: skip
-CLASSES = {
-    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
-    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
-}
 
 
 def decoder(family: str, fields: dict) -> dict[str, np.ndarray]:
     """Return the arrays of one case."""
-    make_config, make_model = CLASSES[family]
-    config = make_config(**fields, attn_implementation="eager")
-    model = make_model(config).eval()
+    config = transformers.AutoConfig.for_model(family, **fields, attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(torch.randn(p.shape) * 0.3 + (p.ndim == 1 and name.endswith("weight")))

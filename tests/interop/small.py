@@ -9,6 +9,11 @@ MODELS_OF = {
     "gpt2": FIELDS | {"max_positions": 7},
     "gpt_oss": FIELDS | MOE | {"num_kv_heads": 1},
     "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "mistral": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "window": 2},
     "mixtral": FIELDS | MOE | {"num_kv_heads": 1},
+    "olmo2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "phi3": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "window": 2},
+    "qwen2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
+    "qwen3": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "qwen3_moe": FIELDS | MOE | {"num_kv_heads": 1, "mlp_dim": 18, "dense_layers": (1,)},
 }

@@ -31,6 +31,11 @@ TINY = {
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
     "gpt2": _SMALL | {"max_positions": 24},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
+    "mistral": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 7},  # of 12: two layers see all
+    "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
+    "phi3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 8},
+    "qwen2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "tied": True},
+    "qwen3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "head_dim": 6},
 }
 
 

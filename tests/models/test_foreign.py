@@ -1,4 +1,4 @@
-"""Logits and gradients of Hugging Face `transformers`, through the maps of names; see golden/make_decoders.py."""
+"""Logits and gradients of Hugging Face `transformers`, through the maps of names; see golden/make_*decoders.py."""
 
 import json
 from pathlib import Path
@@ -15,16 +15,20 @@ from llm_jax.interop.names import NAMES, from_hf, numbered
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "decoders.npz"
-
-
-CASES = ["gpt2", "gpt2 narrow mlp", "llama", "llama grouped", "llama tied"]
+FILES = ("decoders.npz", "dense_decoders.npz")
+CASES = [
+    "gpt2", "gpt2 narrow mlp", "llama", "llama grouped", "llama tied", "llama stretched", "llama stretched evenly",
+    "mistral", "olmo2", "olmo2 tied", "phi3", "qwen2", "qwen2 tied", "qwen3",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(GOLDEN) as arrays:
-        return dict(arrays)
+    found = {}
+    for file in FILES:
+        with np.load(Path(__file__).parents[1] / "golden" / file) as arrays:
+            found |= arrays
+    return found
 
 
 def test_every_case_is_tested(golden):

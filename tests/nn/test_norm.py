@@ -22,7 +22,8 @@ def plain_layer_norm(x, scale, bias, eps):
 
 def plain_rms_norm(x, scale, eps):
     x32 = x.astype(jnp.float32)
-    return (x32 / jnp.sqrt(jnp.square(x32).mean(-1, keepdims=True) + eps) * scale).astype(x.dtype)
+    last = (-2, -1)[-scale.ndim :]
+    return (x32 / jnp.sqrt(jnp.square(x32).mean(last, keepdims=True) + eps) * scale).astype(x.dtype)
 
 
 def without_bias(norm):
@@ -31,15 +32,17 @@ def without_bias(norm):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 1e-2)])
 @pytest.mark.parametrize("shape", [(7, 16), (2, 3, 16)], ids=str)
-@pytest.mark.parametrize("kind", ["layer", "layer without bias", "rms"])
+@pytest.mark.parametrize("kind", ["layer", "layer without bias", "rms", "rms of two dimensions"])
 def test_gradients_by_hand_are_those_of_autodiff(kind, shape, dtype, tolerance):
     rng = np.random.default_rng(0)
     x, direction = (jnp.asarray(rng.normal(size=shape) * 2 + 1, dtype) for _ in range(2))
     scale, bias = (jnp.asarray(rng.normal(size=16), dtype) for _ in range(2))
+    both = jnp.asarray(rng.normal(size=shape[-2:]), dtype)
     ours, plain, rest = {
         "layer": (layer_norm, plain_layer_norm, (scale, bias)),
         "layer without bias": (without_bias(layer_norm), without_bias(plain_layer_norm), (scale,)),
         "rms": (rms_norm, plain_rms_norm, (scale,)),
+        "rms of two dimensions": (rms_norm, plain_rms_norm, (both,)),
     }[kind]
 
     def run(function):

@@ -25,7 +25,12 @@ NAMES = {
     "gpt2": "llm_jax.interop.names.gpt2:NAMES",
     "gpt_oss": "llm_jax.interop.names.gpt_oss:NAMES",
     "llama": "llm_jax.interop.names.llama:NAMES",
+    "mistral": "llm_jax.interop.names.mistral:NAMES",
     "mixtral": "llm_jax.interop.names.mixtral:NAMES",
+    "olmo2": "llm_jax.interop.names.olmo2:NAMES",
+    "phi3": "llm_jax.interop.names.phi3:NAMES",
+    "qwen2": "llm_jax.interop.names.qwen2:NAMES",
+    "qwen3": "llm_jax.interop.names.qwen3:NAMES",
     "qwen3_moe": "llm_jax.interop.names.qwen3_moe:NAMES",
 }
 

@@ -1,26 +1,13 @@
 """Llama of Hugging Face: `Linear` kernels [out, in], rotary halves as ours; a tied model has no `lm_head`.
 
-Other families use its names too: `outside` of the layers, the `attention` of a stack with its `norms`, a `gated` mlp.
+Other families use its names too: `outside` of the layers, the `attention` of a stack with its `norms` and `kernels`, a
+`gated` mlp; and its keys of config.json, `sizes`.
 """
 
 from llm_jax.interop.configs import Entry, FieldMap, field, only, rope
 from llm_jax.interop.names import NameMap, Rule, linear, same
 
 LAYER = "model.layers.{layer}"
-
-
-def sizes(*, head_dim: Entry | None = None, stack: str = "blocks") -> tuple[Entry, ...]:
-    """The words of config.json that families with Llama's attention share."""
-    return (
-        field("vocab_size", "vocab_size"),
-        field("num_hidden_layers", "num_layers"),
-        field("hidden_size", "embed_dim"),
-        field("num_attention_heads", "num_heads"),
-        field("num_key_value_heads", "num_kv_heads", default=None, size=(f"{stack}/attention/key", -2)),
-        head_dim or field("head_dim", "head_dim", default=None, size=(f"{stack}/attention/key", -1)),
-        field("tie_word_embeddings", "tied", default=False),
-        only("hidden_act", "silu"),
-    )
 
 
 def outside() -> tuple[Rule, ...]:
@@ -42,8 +29,12 @@ def norms(stack: str) -> tuple[Rule, ...]:
 
 def attention(stack: str) -> tuple[Rule, ...]:
     """The norms and the four kernels of attention."""
+    return (*norms(stack), *kernels(stack))
+
+
+def kernels(stack: str) -> tuple[Rule, ...]:
+    """The four kernels of attention."""
     return (
-        *norms(stack),
         linear(f"{LAYER}.self_attn.q_proj.weight", f"{stack}/attention/query"),
         linear(f"{LAYER}.self_attn.k_proj.weight", f"{stack}/attention/key"),
         linear(f"{LAYER}.self_attn.v_proj.weight", f"{stack}/attention/value"),
@@ -62,15 +53,33 @@ NAMES = NameMap(
     rules=(*outside(), *attention("blocks"), *gated(f"{LAYER}.mlp", "blocks/mlp")),
 )
 
+
+def sizes(*, kv_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-6) -> tuple[Entry, ...]:
+    """The keys of every family like it; what transformers takes where the three are missing."""
+    return (
+        *widths(kv_heads=kv_heads, head_dim=head_dim, eps=eps),
+        field("intermediate_size", "mlp_dim", size=("blocks/mlp/up", -1)),
+        rope(),
+    )
+
+
+def widths(*, kv_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-6) -> tuple[Entry, ...]:
+    """`sizes` but for the mlp and the wavelengths."""
+    return (
+        field("vocab_size", "vocab_size"),
+        field("num_hidden_layers", "num_layers"),
+        field("hidden_size", "embed_dim"),
+        field("num_attention_heads", "num_heads"),
+        field("num_key_value_heads", "num_kv_heads", default=kv_heads, size=("blocks/attention/key", -2)),
+        field("head_dim", "head_dim", default=head_dim, size=("blocks/attention/key", -1)),
+        field("tie_word_embeddings", "tied", default=False),
+        field("rms_norm_eps", "norm_eps", default=eps),
+        only("hidden_act", "silu"),
+    )
+
+
 FIELDS = FieldMap(
     model_type="llama",
     architecture="LlamaForCausalLM",
-    entries=(
-        *sizes(),
-        field("intermediate_size", "mlp_dim", size=("blocks/mlp/up", -1)),
-        field("rms_norm_eps", "norm_eps", default=1e-6),
-        rope(),
-        only("attention_bias", False),
-        only("mlp_bias", False),
-    ),
+    entries=(*sizes(), only("attention_bias", False), only("mlp_bias", False)),
 )

@@ -19,7 +19,7 @@ from llm_jax.nn.initial import normal
 from llm_jax.nn.linear import embed, logits
 from llm_jax.nn.mlp import GatedMlp
 from llm_jax.nn.norm import RmsNorm
-from llm_jax.nn.rotary import Rope, frequencies
+from llm_jax.nn.rotary import Rope
 from llm_jax.nn.stack import stack
 
 
@@ -150,7 +150,7 @@ class Llama:
         residual = normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self._head_dim, normal(0.02), residual, self.attention,
-            wavelengths=frequencies(self._head_dim, self.rope.theta),
+            wavelengths=self.rope.frequencies(self._head_dim),
         )  # fmt: skip
         hidden = self.mlp_dim or 64 * math.ceil(8 * self.embed_dim / 3 / 64)
         return Block(attention, GatedMlp(hidden, normal(0.02), residual), self.dropout, self.norm_eps)

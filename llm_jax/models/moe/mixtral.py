@@ -12,7 +12,7 @@ from llm_jax.nn.declare import initialize
 from llm_jax.nn.initial import normal
 from llm_jax.nn.moe.experts import Experts, SparseMlp
 from llm_jax.nn.moe.router import Moe, SoftmaxRouter
-from llm_jax.nn.rotary import Rope, frequencies
+from llm_jax.nn.rotary import Rope
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Mixtral:
         init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self._head_dim, init, residual, self.attention, window=self.window,
-            wavelengths=frequencies(self._head_dim, self.rope.theta),
+            wavelengths=self.rope.frequencies(self._head_dim),
         )  # fmt: skip
         moe = self.moe
         mlp = SparseMlp(

@@ -13,7 +13,7 @@ from llm_jax.nn.initial import normal
 from llm_jax.nn.mlp import GatedMlp
 from llm_jax.nn.moe.experts import Experts, SparseMlp
 from llm_jax.nn.moe.router import Moe, SoftmaxRouter
-from llm_jax.nn.rotary import Rope, frequencies
+from llm_jax.nn.rotary import Rope
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Qwen3Moe:
         init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self.head_dim, init, residual, self.attention, norm=self.norm_eps,
-            wavelengths=frequencies(self.head_dim, self.rope.theta),
+            wavelengths=self.rope.frequencies(self.head_dim),
         )  # fmt: skip
         moe = self.moe
         sparse = SparseMlp(
