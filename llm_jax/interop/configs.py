@@ -81,7 +81,8 @@ def field(theirs: str, ours: str, default: Any = REQUIRED, size: tuple[str, int]
         theirs: key of config.json.
         ours: dotted name of the field.
         default: what transformers takes where the key is missing (None: ours is derived too).
-        size: (path, dimension) of the parameter whose size it is, for writing a field that was left to be derived.
+        size: (end of its path, dimension) of a parameter whose size it is, for writing a field that was left to be
+            derived.
     """
 
     def read(config: Json) -> Fields:
@@ -92,19 +93,24 @@ def field(theirs: str, ours: str, default: Any = REQUIRED, size: tuple[str, int]
 
     def write(fields: Fields, shapes: Shapes) -> dict[str, Any]:
         value = fields.get(ours)
-        return {theirs: shapes[size[0]][size[1]] if value is None and size else value}
+        if value is None and size:
+            value = next(shape[size[1]] for path, shape in shapes.items() if path.endswith(size[0]))
+        return {theirs: value}
 
     return Entry((theirs,), read, write)
 
 
 def either(entry: Entry, *others: str) -> Entry:
-    """An entry whose key has other names too in some files; its own is written."""
+    """An entry of one key that has other names too in some files; its own is written."""
+    names = (*entry.keys, *others)
 
     def read(config: Json) -> Fields:
-        found = next((config[key] for key in (*entry.keys, *others) if key in config), None)
-        return entry.read(config if found is None else {**config, entry.keys[0]: found})
+        said = {name: config[name] for name in names if config.get(name) is not None}
+        if len(set(said.values())) > 1:
+            raise UserError(f"{choices(names)} say the same, and here they differ: {said}")
+        return entry.read({**config, **dict.fromkeys(entry.keys, next(iter(said.values())))} if said else config)
 
-    return entry._replace(keys=(*entry.keys, *others), read=read)
+    return entry._replace(keys=names, read=read)
 
 
 def only(theirs: str, *values: Any) -> Entry:
@@ -157,30 +163,50 @@ def rope(prefix: str = "rope", theta: float = 10_000.0) -> Entry:
     return Entry(("rope_theta", "rope_scaling", "rope_parameters"), read, write)
 
 
-def yarn(prefix: str = "rope", theta: float = 10_000.0) -> Entry:
-    """Rotary positions that YaRN may stretch; `theta` is the family's default."""
-    words = {
-        "factor": "factor", "original_max_position_embeddings": "original", "beta_fast": "fast", "beta_slow": "slow",
-        "truncate": "truncate", "mscale": "mscale", "mscale_all_dim": "mscale_all",
-    }  # fmt: skip
+YARN = {
+    "factor": "factor", "original_max_position_embeddings": "original", "beta_fast": "fast", "beta_slow": "slow",
+    "truncate": "truncate",
+}  # fmt: skip
+"""Keys that rotary positions stretched by YaRN have beside `rope_theta` -> fields of `Yarn`."""
+MSCALE = {"mscale": "mscale", "mscale_all_dim": "mscale_all"}
+"""More such keys, of DeepSeek."""
+
+
+def yarn(words: Mapping[str, str], theta: float = 10_000.0, usual: Json | None = None) -> Entry:
+    """Rotary positions, plain or stretched by YaRN.
+
+    Args:
+        words: the keys that the family heeds.
+        theta, usual: what transformers takes where the wavelengths' base, or everything, is missing.
+    """
 
     def read(config: Json) -> Fields:
-        parameters = rope_parameters(config, theta)
-        kind, base = parameters.pop("rope_type"), {f"{prefix}.theta": float(parameters.pop("rope_theta"))}
+        missing = usual and not config.get("rope_parameters") and "rope_scaling" not in config
+        said = rope_parameters({**config, "rope_parameters": usual} if missing else config, theta)
+        kind, base = said.pop("rope_type"), {"rope.theta": float(said.pop("rope_theta"))}
+        unknown = {key: value for key, value in said.items() if key not in words and value is not None}
+        if kind not in ("default", "yarn") or unknown:
+            raise UserError(f"rope_type={kind!r} {unknown or ''} is not supported; this family does default and yarn")
         if kind == "default":
             return base
-        unknown = sorted(set(parameters) - set(words))
-        if kind != "yarn" or unknown:
-            raise UserError(f"rope_type={kind!r} {unknown or ''} is not supported; this family does default and yarn")
-        return base | {f"{prefix}.{words[word]}": value for word, value in parameters.items()}
+        whole = config.get("max_position_embeddings")
+        first = said.get("original_max_position_embeddings") or whole
+        factor = said.get("factor") or (whole / first if whole and first != whole else None)
+        if not (first and factor):
+            raise UserError("rope_type='yarn' needs factor and original_max_position_embeddings")
+        said |= {"original_max_position_embeddings": first, "factor": factor}
+        return base | {f"rope.{words[key]}": value for key, value in said.items() if value is not None}
 
     def write(fields: Fields, shapes: Shapes) -> dict[str, Any]:
-        base, stretched = fields[f"{prefix}.theta"], fields.get(f"{prefix}.factor", 1.0) != 1.0
-        said = {word: fields.get(f"{prefix}.{ours}") for word, ours in words.items()} if stretched else {}
-        parameters = {"rope_type": "yarn" if stretched else "default"}
-        parameters |= {word: value for word, value in said.items() if value is not None}
-        return {"rope_parameters": parameters | {"rope_theta": base}, "rope_theta": base,
-                "rope_scaling": parameters if stretched else None}  # fmt: skip
+        base, plain = fields["rope.theta"], fields.get("rope.factor", 1.0) == 1.0
+        lost = [o for o in MSCALE.values() if o not in words.values() and fields.get(f"rope.{o}") is not None]
+        if lost and not plain:
+            raise UserError(f"model.rope.{lost[0]} has no place in this family's config.json; train with it None")
+        said = {} if plain else {key: fields.get(f"rope.{ours}") for key, ours in words.items()}
+        said = {"rope_type": "default" if plain else "yarn"} | {k: v for k, v in said.items() if v is not None}
+        return {
+            "rope_parameters": said | {"rope_theta": base}, "rope_theta": base, "rope_scaling": None if plain else said
+        }  # fmt: skip
 
     return Entry(("rope_theta", "rope_scaling", "rope_parameters"), read, write)
 

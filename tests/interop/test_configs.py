@@ -74,10 +74,14 @@ def test_a_family_is_found_by_either_name_or_refused():
         configs.read(LLAMA | {"model_type": "mystery"})
 
 
-MOE = {"vocab_size": 11, "num_layers": 4, "embed_dim": 12, "num_heads": 4, "tied": True, "norm_eps": 1e-3,
-       "moe.num_experts": 6, "moe.top_k": 3, "moe.mlp_dim": 5}  # fmt: skip
-YARN = {"rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 9, "rope.fast": 7.0, "rope.slow": 2.0,
-        "rope.truncate": False, "rope.mscale": 0.9, "rope.mscale_all": 0.8}  # fmt: skip
+MOE = {
+    "vocab_size": 11, "num_layers": 4, "embed_dim": 12, "num_heads": 4, "tied": True, "norm_eps": 1e-3,
+    "moe.num_experts": 6, "moe.top_k": 3, "moe.mlp_dim": 5,
+}  # fmt: skip
+YARN = {
+    "rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 9, "rope.fast": 7.0, "rope.slow": 2.0,
+    "rope.truncate": False,
+}  # fmt: skip
 ROPE = {"rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 16, "rope.low": 2.0, "rope.high": 5.0}
 LIKE_LLAMA = {
     "vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10,
@@ -88,11 +92,8 @@ VALUES = {
     "deepseek_v3": MOE | YARN | {
         "dense_layers": 2, "mlp_dim": 10, "latent.rank": 7, "latent.query_rank": 6, "latent.nope_dim": 5,
         "latent.rope_dim": 2, "latent.value_dim": 3, "latent.interleaved": False, "selection.shared": 2,
-        "selection.groups": 3, "selection.top_groups": 2, "selection.renormalize": False, "selection.scale": 1.5},
-    "gpt_oss": MOE | YARN | {"num_kv_heads": 2, "head_dim": 6, "window": 5, "alpha": 1.5, "limit": 4.0},
-    "mixtral": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "window": 5},
-    "qwen3_moe": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10, "sparse_step": 2,
-                               "dense_layers": [1], "renormalize": False},
+        "selection.groups": 3, "selection.top_groups": 2, "selection.renormalize": False, "selection.scale": 1.5,
+        "rope.mscale": 0.9, "rope.mscale_all": 0.8},
     "gemma": LIKE_GEMMA,
     "gemma2": LIKE_GEMMA | {"window": 5, "score_dim": 9, "score_cap": 3.0, "logit_cap": 4.0},
     "gemma3": LIKE_GEMMA | {"window": 5, "score_dim": 9, "global_every": 2, "local_theta": 55.0},
@@ -100,17 +101,22 @@ VALUES = {
              "dropout": 0.2, "norm_eps": 1e-3},
     "gpt_neox": {"vocab_size": 11, "num_layers": 3, "embed_dim": 24, "num_heads": 2, "mlp_dim": 10, "rotary": 0.5,
                  "tied": True, "dropout": 0.2, "norm_eps": 1e-3} | ROPE,
+    "gpt_oss": MOE | YARN | {"num_kv_heads": 2, "head_dim": 6, "window": 5, "alpha": 1.5, "limit": 4.0},
     "llama": LIKE_LLAMA,
     "mamba2": {"vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 6, "head_dim": 4, "state_dim": 5,
                "num_groups": 3, "conv_width": 3, "tied": True, "norm_eps": 1e-3},
     "mistral": LIKE_LLAMA | {"window": 5},
+    "mixtral": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "window": 5},
     "olmo2": LIKE_LLAMA,
     "phi3": LIKE_LLAMA | {"window": 5, "dropout": 0.2},
     "qwen2": LIKE_LLAMA,
     "qwen3": LIKE_LLAMA,
+    "qwen3_moe": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10, "sparse_step": 2, "dense_layers": [1],
+                               "renormalize": False},
 }  # fmt: skip
 # how it is computed or trained, or derived in a family without the field
 OURS = {"attention", "kernel", "head_dim", "dropout", "moe.balance", "moe.z_loss", "selection.pull"}
+LACKING = {"gpt_oss": {"rope.mscale", "rope.mscale_all"}}  # what transformers' model would not heed
 
 
 @pytest.mark.parametrize("family", sorted(configs.FIELDS))
@@ -118,7 +124,7 @@ def test_every_field_of_a_model_survives_the_way_abroad_and_back(family):
     values = configs.nested(VALUES[family])
     model = construct(lookup(MODELS, family, "model.name"), values)
     missing = set(configs.flat(dataclasses.asdict(model))) - set(VALUES[family])
-    assert missing <= OURS, "a field of the model that this test does not vary"
+    assert missing <= OURS | LACKING.get(family, set()), "a field of the model that this test does not vary"
     shapes = {path: d.shape for path, d in model.declarations().items()}
     written = configs.write(family, dataclasses.asdict(model), shapes, context=16, dtype="float32")
     assert configs.read(written).fields == values
@@ -133,6 +139,17 @@ def test_every_field_of_a_model_survives_the_way_abroad_and_back(family):
         ({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
         ({"model_type": "phi3", "partial_rotary_factor": 0.75}, "partial_rotary_factor=0.75"),
         ({"model_type": "phi3", "rope_parameters": {"partial_rotary_factor": 0.75}}, "partial_rotary_factor=0.75"),
+        ({"model_type": "mixtral", "num_local_experts": 4, "attention_bias": True}, "attention_bias=True"),
+        ({"model_type": "qwen3_moe", "num_experts": 4, "num_local_experts": 8}, "num_experts, num_local_experts"),
+        ({"model_type": "qwen3_moe", "use_sliding_window": True}, "use_sliding_window=True"),
+        ({"model_type": "gpt_oss", "layer_types": ["full_attention", "full_attention"]}, "layer_types"),
+        ({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
+        ({"model_type": "gpt_oss", "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale_all_dim": 1.0}}, "msc"),
+        ({"model_type": "gpt_oss", "rope_scaling": {"rope_type": "yarn", "attention_factor": 1.0}}, "attention_factor"),
+        ({"model_type": "deepseek_v3", "rope_scaling": {"type": "llama3", "factor": 2.0}}, "llama3"),
+        ({"model_type": "deepseek_v3", "rope_scaling": {"type": "yarn", "factor": None}}, "needs factor"),
+        ({"model_type": "deepseek_v3", "num_key_value_heads": 1}, "num_key_value_heads=1"),
+        ({"model_type": "deepseek_v3", "scoring_func": "softmax"}, "scoring_func='softmax'"),
     ],
 )
 def test_what_a_family_cannot_do_is_refused(more, complaint):
@@ -148,3 +165,27 @@ def test_windows_that_no_layer_has_are_none():
         {"layer_types": ["full_attention", "full_attention"]},
     ):
         assert configs.read(plain | windows) == configs.read(plain)
+
+
+def test_what_is_not_said_is_what_transformers_takes():
+    sparse = configs.read(LLAMA | {"model_type": "gpt_oss", "experts_per_token": 3}).fields
+    assert sparse["rope"] == {
+        "theta": 150_000.0, "factor": 32.0, "original": 4096, "fast": 32.0, "slow": 1.0, "truncate": False
+    }  # fmt: skip
+    assert sparse["num_kv_heads"] == 8 and sparse["moe"]["top_k"] == 3
+    assert configs.read(LLAMA | {"model_type": "qwen3_moe"}).fields["head_dim"] == 4
+
+
+def test_both_dialects_say_the_same_of_yarn():
+    words = {"factor": 4.0, "beta_fast": 4, "mscale": 1.0, "mscale_all_dim": 0.5}
+    old = {"rope_theta": 500.0, "rope_scaling": words | {"type": "yarn", "original_max_position_embeddings": 64}}
+    new = {"rope_parameters": words | {"rope_type": "yarn", "rope_theta": 500.0}}
+    plain = LLAMA | {"model_type": "deepseek_v3", "first_k_dense_replace": 1}
+    first, second = (configs.read(plain | said) for said in (old, new))
+    assert first == second and model_of(first).rope.original == 64
+
+
+def test_a_scale_that_a_family_does_not_heed_is_not_written():
+    values = configs.nested(VALUES["gpt_oss"] | {"rope.mscale_all": 1.0})
+    with pytest.raises(UserError, match=r"model\.rope\.mscale_all"):
+        configs.write("gpt_oss", values, {}, context=16, dtype="float32")

@@ -1,7 +1,7 @@
 """Llama of Hugging Face: `Linear` kernels [out, in], rotary halves as ours; a tied model has no `lm_head`.
 
 Other families use its names too: `outside` of the layers, the `attention` of a stack with its `norms` and `kernels`, a
-`gated` mlp; and its keys of config.json: `sizes`, `numbers`, and `dense`, which is all of them.
+`gated` mlp; and its keys of config.json: `widths`, `numbers`, and `dense`, which is all of them.
 """
 
 from llm_jax.interop.configs import Entry, FieldMap, field, only, rope
@@ -25,9 +25,9 @@ def shape(stack: str, kv_heads: int | None, head_dim: int | None) -> tuple[Entry
     )
 
 
-def sizes(*, kv_heads: int | None = None, head_dim: int | None = None, stack: str = "blocks") -> tuple[Entry, ...]:
-    """The keys that families with experts share."""
-    return (*shape(stack, kv_heads, head_dim), TIED, SILU)
+def widths(*, kv_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-6) -> tuple[Entry, ...]:
+    """`dense` but for the mlp and the wavelengths: what families with experts share."""
+    return (*shape("blocks", kv_heads, head_dim), field("rms_norm_eps", "norm_eps", default=eps), TIED, SILU)
 
 
 def numbers(stack: str, kv_heads: int | None, head_dim: int | None, eps: float) -> tuple[Entry, ...]:

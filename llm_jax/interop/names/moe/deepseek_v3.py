@@ -1,6 +1,7 @@
 """DeepSeek-V3 of Hugging Face: latent attention, dense layers first, then shared experts and experts one by one."""
 
-from llm_jax.interop.configs import Entry, FieldMap, field, harmless, only, yarn
+from llm_jax.core.table import UserError
+from llm_jax.interop.configs import MSCALE, YARN, Entry, FieldMap, Fields, Json, field, harmless, only, yarn
 from llm_jax.interop.names import NameMap, Rule, linear, same
 from llm_jax.interop.names.llama import LAYER, gated, norms, outside
 from llm_jax.interop.names.moe.qwen3_moe import experts
@@ -38,6 +39,14 @@ NAMES = NameMap(
     ),
 )
 
+
+def _read_kv_heads(config: Json) -> Fields:
+    heads, said = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if said not in (heads, None):
+        raise UserError(f"num_key_value_heads={said} is not supported; every head makes its own key of the latent one")
+    return {}
+
+
 FIELDS = FieldMap(
     model_type="deepseek_v3",
     architecture="DeepseekV3ForCausalLM",
@@ -64,16 +73,14 @@ FIELDS = FieldMap(
         field("topk_group", "selection.top_groups", default=4),
         field("norm_topk_prob", "selection.renormalize", default=True),
         field("routed_scaling_factor", "selection.scale", default=2.5),
-        Entry(  # of a latent vector, every head makes its own key
-            ("num_key_value_heads",), lambda config: {}, lambda fields, _: {"num_key_value_heads": fields["num_heads"]}
-        ),
-        yarn(),
+        Entry(("num_key_value_heads",), _read_kv_heads, lambda fields, _: {"num_key_value_heads": fields["num_heads"]}),
+        yarn(YARN | MSCALE),
         only("hidden_act", "silu"),
         only("attention_bias", False),
         only("moe_layer_freq", 1),
         only("scoring_func", "sigmoid"),
         only("topk_method", "noaux_tc"),
-        harmless("head_dim", "qk_head_dim", "num_nextn_predict_layers", "num_mtp_layers", "ep_size", "aux_loss_alpha"),
-        harmless("seq_aux"),
+        harmless("head_dim", "qk_head_dim", "ep_size", "aux_loss_alpha", "seq_aux"),
+        harmless("num_nextn_predict_layers", "num_mtp_layers", write={"num_nextn_predict_layers": 0}),
     ),
 )

@@ -1,9 +1,9 @@
 """gpt-oss of Hugging Face: Llama's names with biases and sinks; all experts in one tensor, gate and up in turn."""
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, either, field, harmless, only, yarn
+from llm_jax.interop.configs import YARN, Entry, FieldMap, Fields, Json, either, field, harmless, only, yarn
 from llm_jax.interop.names import NameMap, Rule, in_turn, linear, same, vector
-from llm_jax.interop.names.llama import LAYER, attention, outside, sizes
+from llm_jax.interop.names.llama import LAYER, attention, outside, widths
 
 MLP, ATTENTION = f"{LAYER}.mlp", f"{LAYER}.self_attn"
 
@@ -30,13 +30,20 @@ NAMES = NameMap(
 )
 
 
+USUAL = {
+    "rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "beta_fast": 32.0, "beta_slow": 1.0,
+    "truncate": False,
+}  # fmt: skip
+"""The rotary positions of a config.json that says nothing of them."""
+
+
 def _in_turn(layers: int) -> list[str]:
     return [("sliding_attention", "full_attention")[i % 2] for i in range(layers)]
 
 
 def _read_kinds(config: Json) -> Fields:
     wanted = _in_turn(config.get("num_hidden_layers", 0))
-    if config.get("layer_types", wanted) != wanted:
+    if (config.get("layer_types") or wanted) != wanted:
         raise UserError(f"layer_types={config['layer_types']!r} is not supported; this family does them in turn")
     return {}
 
@@ -45,16 +52,15 @@ FIELDS = FieldMap(
     model_type="gpt_oss",
     architecture="GptOssForCausalLM",
     entries=(
-        *sizes(head_dim=64, stack="local_blocks"),
-        field("rms_norm_eps", "norm_eps", default=1e-5),
+        *widths(kv_heads=8, head_dim=64, eps=1e-5),
         field("sliding_window", "window", default=128),
         field("swiglu_alpha", "alpha", default=1.702),
         field("swiglu_limit", "limit", default=7.0),
         field("num_local_experts", "moe.num_experts", default=128),
         either(field("num_experts_per_tok", "moe.top_k", default=4), "experts_per_token"),
-        field("intermediate_size", "moe.mlp_dim"),
+        field("intermediate_size", "moe.mlp_dim", default=2880),
         Entry(("layer_types",), _read_kinds, lambda fields, shapes: {"layer_types": _in_turn(fields["num_layers"])}),
-        yarn(theta=150_000.0),
+        yarn(YARN, theta=150_000.0, usual=USUAL),
         only("attention_bias", True),
         harmless("initial_context_length"),
     ),

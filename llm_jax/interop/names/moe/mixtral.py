@@ -2,7 +2,7 @@
 
 from llm_jax.interop.configs import FieldMap, field, harmless, rope
 from llm_jax.interop.names import NameMap, linear
-from llm_jax.interop.names.llama import LAYER, attention, outside, sizes
+from llm_jax.interop.names.llama import LAYER, attention, outside, widths
 
 MOE = f"{LAYER}.block_sparse_moe"
 
@@ -22,12 +22,11 @@ FIELDS = FieldMap(
     model_type="mixtral",
     architecture="MixtralForCausalLM",
     entries=(
-        *sizes(),
-        field("rms_norm_eps", "norm_eps", default=1e-5),
+        *widths(kv_heads=8, eps=1e-5),
         field("sliding_window", "window", default=None),
         field("num_local_experts", "moe.num_experts", default=8),
         field("num_experts_per_tok", "moe.top_k", default=2),
-        field("intermediate_size", "moe.mlp_dim"),
+        field("intermediate_size", "moe.mlp_dim", default=14336),
         rope(theta=1e6),
         harmless("router_jitter_noise"),
     ),

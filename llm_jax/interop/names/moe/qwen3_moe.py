@@ -1,8 +1,8 @@
 """Qwen 3 MoE of Hugging Face: Llama's names, norms of queries and keys, experts one by one, dense layers among them."""
 
-from llm_jax.interop.configs import Entry, FieldMap, either, field, harmless, only, rope
+from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, either, field, harmless, only, rope
 from llm_jax.interop.names import NameMap, Rule, linear, same
-from llm_jax.interop.names.llama import LAYER, attention, gated, outside, sizes
+from llm_jax.interop.names.llama import LAYER, attention, gated, outside, widths
 
 
 def experts(stack: str) -> tuple[Rule, ...]:
@@ -34,13 +34,20 @@ NAMES = NameMap(
     ),
 )
 
+
+def _head_dim(config: Json) -> Fields:
+    """Files that do not say it mean the width of a head."""
+    width, heads = config.get("hidden_size") or 0, config.get("num_attention_heads") or 1
+    return {"head_dim": config.get("head_dim") or width // heads}
+
+
 FIELDS = FieldMap(
     model_type="qwen3_moe",
     architecture="Qwen3MoeForCausalLM",
     entries=(
-        *sizes(head_dim=128),
-        field("intermediate_size", "mlp_dim"),
-        field("rms_norm_eps", "norm_eps", default=1e-6),
+        *widths(kv_heads=4),
+        Entry(("head_dim",), _head_dim, lambda fields, shapes: {}),
+        field("intermediate_size", "mlp_dim", default=6144),
         field("decoder_sparse_step", "sparse_step", default=1),
         Entry(
             ("mlp_only_layers",),
