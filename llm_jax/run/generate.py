@@ -113,18 +113,20 @@ class Conversation:
     def _prompt(self) -> list[int]:
         """Return the ids of the conversation, without the oldest turns where all find no room."""
         first = [] if self.system is None else [{"role": "system", "content": self.system}]
+        turns = list(self.turns)
         while True:
-            ids = chat.encode(self.template, self.tokenizer, [*first, *self.turns])
+            ids = chat.encode(self.template, self.tokenizer, [*first, *turns])
             if len(ids) + self.sample.tokens <= self.window:
+                self.dropped += len(self.turns) - len(turns)
+                self.turns = turns
                 return ids
-            if len(self.turns) == 1:
+            if len(turns) == 1:
                 raise UserError(
                     f"the message has {len(ids)} tokens with the template's own, and an answer of at most "
                     f"--tokens={self.sample.tokens} more, which exceeds the model's {self.window} positions; "
                     "shorten it, or give fewer --tokens"
                 )
-            del self.turns[:2]
-            self.dropped += 2
+            del turns[:2]
 
     def _continued(self, ids: Sequence[int]) -> Iterator[str]:
         push = decoder(self.tokenizer)

@@ -158,9 +158,10 @@ def test_the_oldest_turns_leave_when_there_is_no_room_which_is_said_once(talk):
     assert code == 0 and len(out) > 9 and err.count("longer than the model reads") == 1
 
 
-def test_a_message_without_room_is_refused_and_the_chat_goes_on(talk, wanted):
-    code, out, err = talk(*QUICK, lines=["xyz" * 40, "rude", "of"])
-    assert (code, out) == (0, wanted("of")[1] + "\n")
+def test_a_message_without_room_is_refused_and_the_chat_goes_on_with_its_turns(talk, wanted):
+    code, out, err = talk(*QUICK, lines=["the people", "xyz" * 40, "rude", "of"])
+    first = wanted("the people")[1]
+    assert (code, out) == (0, first + "\n" + wanted("the people", first, "of")[1] + "\n")
     assert "exceeds the model's 64 positions; shorten it" in err and "no rudeness" in err
 
 
