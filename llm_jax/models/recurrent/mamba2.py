@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.models.decoder.llama import Table
 from llm_jax.nn import cache as caches
@@ -65,8 +66,11 @@ class Mamba2:
             conv_width=self.conv_width, norm_eps=self.norm_eps,
         )  # fmt: skip
         checks.fraction("model", dropout=self.dropout)
-        if self.num_heads is None:
-            checks.divides("model", "head_dim", self.head_dim, "2 * embed_dim", 2 * self.embed_dim)
+        if self.num_heads is None and 2 * self.embed_dim % self.head_dim:
+            raise UserError(
+                f"model.head_dim={self.head_dim} does not divide twice model.embed_dim={self.embed_dim}; "
+                "choose one that does, or give model.num_heads"
+            )
         checks.divides("model", "num_groups", self.num_groups, "num_heads", self._num_heads)
 
     def declarations(self) -> dict[str, Declaration]:
