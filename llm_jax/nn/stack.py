@@ -99,7 +99,7 @@ def through(
                 x, carried = layer(kind, p[str(place)], x, first + index * len(pattern) + place, carried)
             return x, carried
 
-        parts = {str(i): _part(kinds, params, (first, pattern, repeats), i) for i in range(len(pattern))}
+        parts: Any = {str(i): _part(kinds, params, (first, pattern, repeats), i) for i in range(len(pattern))}
         if any(isinstance(part, tuple) for part in parts.values()):
             rows = {i: part if isinstance(part, tuple) else unstack(part) for i, part in parts.items()}
             parts = tuple({i: row[n] for i, row in rows.items()} for n in range(repeats))

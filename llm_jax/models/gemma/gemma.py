@@ -25,7 +25,9 @@ class Gemma:
     attention: str = "auto"
     rope: Rope = field(default_factory=Rope)
 
-    __post_init__ = parts.check
+    def __post_init__(self) -> None:
+        parts.check(self)
+
     declarations = layers.declarations
     stacks = layers.stacks
     init = layers.init
