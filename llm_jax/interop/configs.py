@@ -18,9 +18,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 FIELDS = {
     "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:FIELDS",
-    "gemma": "llm_jax.interop.names.gemma:FIELDS",
-    "gemma2": "llm_jax.interop.names.gemma2:FIELDS",
-    "gemma3": "llm_jax.interop.names.gemma3:FIELDS",
+    "gemma": "llm_jax.interop.names.gemma.gemma:FIELDS",
+    "gemma2": "llm_jax.interop.names.gemma.gemma2:FIELDS",
+    "gemma3": "llm_jax.interop.names.gemma.gemma3:FIELDS",
     "gpt2": "llm_jax.interop.names.gpt2:FIELDS",
     "gpt_neox": "llm_jax.interop.names.gpt_neox:FIELDS",
     "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:FIELDS",

@@ -31,7 +31,7 @@ TINY = {
     "mixtral": _SMALL | {"num_kv_heads": 2, "moe": _MOE},
     "qwen3_moe": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
-    "gemma": _SMALL | {"num_kv_heads": 1, "head_dim": 6},
+    "gemma": _SMALL | {"num_kv_heads": 2, "head_dim": 6},
     "gemma2": _SMALL | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 3},
     "gemma3": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 4, "global_every": 3},

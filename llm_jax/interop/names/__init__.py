@@ -22,9 +22,9 @@ Stream = Iterable[tuple[str, np.ndarray]]
 
 NAMES = {
     "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:NAMES",
-    "gemma": "llm_jax.interop.names.gemma:NAMES",
-    "gemma2": "llm_jax.interop.names.gemma2:NAMES",
-    "gemma3": "llm_jax.interop.names.gemma3:NAMES",
+    "gemma": "llm_jax.interop.names.gemma.gemma:NAMES",
+    "gemma2": "llm_jax.interop.names.gemma.gemma2:NAMES",
+    "gemma3": "llm_jax.interop.names.gemma.gemma3:NAMES",
     "gpt2": "llm_jax.interop.names.gpt2:NAMES",
     "gpt_neox": "llm_jax.interop.names.gpt_neox:NAMES",
     "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:NAMES",

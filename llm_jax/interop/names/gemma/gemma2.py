@@ -3,7 +3,7 @@
 from llm_jax.core.table import UserError
 from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, field, rope
 from llm_jax.interop.names import NameMap, Rule, same
-from llm_jax.interop.names.gemma import HEAD, fixed
+from llm_jax.interop.names.gemma.gemma import HEAD, fixed
 from llm_jax.interop.names.llama import LAYER, gated, kernels, numbers, outside
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"

@@ -5,8 +5,8 @@ from typing import Any
 from llm_jax.core.table import UserError
 from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, only, rope, rope_parameters
 from llm_jax.interop.names import NameMap, Rule, same
-from llm_jax.interop.names.gemma import HEAD, fixed
-from llm_jax.interop.names.gemma2 import GLOBAL, LOCAL, block, layer_types
+from llm_jax.interop.names.gemma.gemma import HEAD, fixed
+from llm_jax.interop.names.gemma.gemma2 import GLOBAL, LOCAL, block, layer_types
 from llm_jax.interop.names.llama import LAYER, numbers, outside
 
 
