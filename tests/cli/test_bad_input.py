@@ -21,7 +21,7 @@ OVERRIDES = {
     "eval.expected.bits_per_bite=3": ["eval.expected.bits_per_bite", "'bits_per_byte'"],
     "data.options.file=x": ["data.options.file", "'files'"],
     "data.tokenizer.vocab_siz=300": ["tokenizer.vocab_siz"],
-    "model.name=lama": ["model.name='lama'", "gpt2, llama", "'llama'"],
+    "model.name=lama": ["model.name='lama'", "gpt2", "mixtral", "'llama'"],
     "optimizer.name=adamwx": ["optimizer.name='adamwx'", "'adamw'"],
     "optimizer.schedule.name=cosin": ["optimizer.schedule.name='cosin'", "'cosine'"],
     "objective.name=causl": ["objective.name='causl'", "'causal'"],
@@ -176,7 +176,7 @@ RECIPES = {
     "x = 1\n": ["bad.py", "get_config"],
     "def get_config():\n    return 5\n": ["bad.py", "5", "ConfigDict"],
     "def get_config():\n    return {'model': {'name': print}}\n": ["plain data", "print"],
-    "def get_config():\n    return {'model': {'num_layers': 3}}\n": ["model.name=''", "gpt2, llama"],
+    "def get_config():\n    return {'model': {'num_layers': 3}}\n": ["model.name=''", "gpt2", "llama"],
     "def get_config():\n    return {'model': {'name': 'llama'}, 'optimizer': {'learning_rate': float('nan')},"
     " 'data': {'source': 'sotu'}}\n": ["optimizer.learning_rate=nan", "[0, inf)"],
 }  # fmt: skip
