@@ -1,6 +1,7 @@
 """GGUF: what is written is read by the `gguf` package, what it quantizes is read here, and no file is believed."""
 
 import struct
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_jax.core.table import UserError, lookup
-from llm_jax.interop import gguf, gguf_header, gguf_writer, load
+from llm_jax.interop import configs, gguf, gguf_header, gguf_writer, load
 from llm_jax.interop.names import NAMES
 from llm_jax.interop.save import Export
 from llm_jax.interop.source import open_source
@@ -24,14 +25,12 @@ TEXTS = ["the people of the union, 1790: it's naïve"] * 5
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 
 
-def case(*, dtype="float32", tied=False, **more):
-    """(export, leaves) of a small llama."""
-    import dataclasses
-
-    model = lookup(MODELS, "llama", "model.name")(**FIELDS, tied=tied)
+def case(*, family="llama", dtype="float32", tied=False, **more):
+    """(export, leaves) of a small model."""
+    model = lookup(MODELS, family, "model.name")(**FIELDS, tied=tied)
     shapes = {path: d.shape for path, d in model.declarations().items()}
     draw = np.random.default_rng(0)
-    what = Export("llama", dataclasses.asdict(model), shapes, 64, dtype, **more)
+    what = Export(family, asdict(model), shapes, 64, dtype, **more)
     return what, {p: draw.standard_normal(shapes[p], np.float32) for p in what.paths()}
 
 
@@ -86,6 +85,26 @@ def test_matrices_are_halved_and_vectors_stay(tmp_path, dtype, error):
     found = dict(load.leaves(source.tensors, what.names(), what.shapes))
     for path, leaf in leaves.items():
         np.testing.assert_allclose(found[path], leaf, rtol=error, atol=error, err_msg=path)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_other_families_come_back_too(tmp_path, family):
+    what, leaves = case(family=family)
+    gguf_writer.gguf(tmp_path, what, leaves.items())
+    source = open_source(str(tmp_path / "model.gguf"))
+    read = configs.read(source.config)
+    assert (read.family, configs.flat(read.fields)) == (family, FIELDS | {"tied": False, "rope.theta": 10_000.0})
+    found = dict(load.leaves(source.tensors, what.names(), what.shapes))
+    assert found.keys() == leaves.keys()
+    for path, leaf in leaves.items():
+        np.testing.assert_array_equal(found[path], leaf, err_msg=path)
+
+
+def test_what_the_format_cannot_say_is_refused(tmp_path):
+    what, leaves = case(family="qwen3")
+    stretched = replace(what, fields={**what.fields, "rope": {"theta": 1e4, "factor": 2.0}})
+    with pytest.raises(UserError, match=r"cannot say model.rope.factor=2.0"):
+        gguf_writer.gguf(tmp_path, stretched, leaves.items())
 
 
 def test_heads_are_turned_so_that_pairs_side_by_side_rotate_alike():

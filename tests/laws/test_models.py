@@ -199,6 +199,7 @@ def test_every_parameter_matters(model, params):
         ("gpt2", "124m", {"vocab_size": 50_257, "max_positions": 1024}, 124_439_808),
         ("gpt2", "1.5b", {"vocab_size": 50_257, "max_positions": 1024}, 1_557_611_200),
         ("llama", "7b", {"vocab_size": 32_000}, 6_738_415_616),
+        ("llama", "8b", {"vocab_size": 128_256}, 8_030_261_248),
         ("llama", "13b", {"vocab_size": 32_000}, 13_015_864_320),
         ("llama", "70b", {"vocab_size": 32_000}, 68_976_648_192),
         ("qwen2", "0.5b", {"vocab_size": 151_936}, 494_032_768),

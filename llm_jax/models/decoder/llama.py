@@ -161,7 +161,11 @@ PRESETS = {
     "150m": {"num_layers": 20, "embed_dim": 768, "num_heads": 12, "num_kv_heads": 4, "mlp_dim": 2048},
     "1b": {"num_layers": 16, "embed_dim": 2048, "num_heads": 32, "num_kv_heads": 8, "mlp_dim": 8192},
     "7b": {"num_layers": 32, "embed_dim": 4096, "num_heads": 32, "mlp_dim": 11008},
+    "8b": {
+        "num_layers": 32, "embed_dim": 4096, "num_heads": 32, "num_kv_heads": 8, "mlp_dim": 14336,
+        "rope": {"theta": 5e5, "factor": 8.0, "original": 8192},
+    },
     "13b": {"num_layers": 40, "embed_dim": 5120, "num_heads": 40, "mlp_dim": 13824},
     "70b": {"num_layers": 80, "embed_dim": 8192, "num_heads": 64, "num_kv_heads": 8, "mlp_dim": 28672},
-}
-"""Sizes as fields of `Llama`: 7b, 13b and 70b are Llama 2's, 1b is Llama 3.2's, 150m is ours."""
+}  # fmt: skip
+"""Sizes as fields of `Llama`: 7b, 13b and 70b are Llama 2's, 8b is Llama 3.1's, 1b is Llama 3.2's, 150m is ours."""
