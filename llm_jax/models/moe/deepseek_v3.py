@@ -5,12 +5,11 @@ from dataclasses import dataclass, field
 
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.core.types import Cache
+from llm_jax.models import layers as family
 from llm_jax.models.moe.latent import LatentAttention
 from llm_jax.models.moe.layers import Block, DenseMlp, Layers
 from llm_jax.nn import cache as caches
-from llm_jax.nn.attention import context
-from llm_jax.nn.declare import initialize
 from llm_jax.nn.initial import normal
 from llm_jax.nn.mlp import GatedMlp
 from llm_jax.nn.moe.experts import Experts, SparseMlp
@@ -102,34 +101,16 @@ class DeepseekV3:
                 f"groups of {experts // groups} experts hold"
             )
 
-    def declarations(self) -> dict[str, Declaration]:
-        """Every parameter by path."""
-        return self._layers().declarations()
-
-    def stacks(self) -> dict[str, tuple[int, ...]]:
-        """The numbers of the layers that each stack of parameters holds."""
-        return self._layers().stacks()
-
-    def init(self, key: Key) -> Params:
-        """Initial values: normal(0.02), residual outputs scaled by 1/sqrt(2L)."""
-        return initialize(self.declarations(), key)
-
-    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
-        """Outputs of a whole batch."""
-        return self._layers().forward(params, batch, context(batch), key=key)[0]
+    declarations = family.declarations
+    stacks = family.stacks
+    init = family.init
+    apply = family.apply
+    prefill = family.prefill
+    extend = family.extend
 
     def empty_cache(self, batch_size: int, max_len: int) -> Cache:
         """A cache for `max_len` tokens: of each a turned key and a latent vector, whatever the number of heads."""
         return caches.full(self.num_layers, batch_size, max_len, 1, self.latent.rope_dim, self.latent.rank)
-
-    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read whole prompts into an empty cache."""
-        return self._layers().forward(params, batch, context(batch, cache, prompt=True), cache)
-
-    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read tokens [B,n] that follow those in the cache."""
-        batch = {"tokens": tokens}
-        return self._layers().forward(params, batch, context(batch, cache), cache)
 
     def _layers(self) -> Layers:
         init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))

@@ -4,11 +4,9 @@ import math
 from dataclasses import dataclass, field
 
 from llm_jax.core import checks
-from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.models import layers as family
 from llm_jax.models.moe.layers import Block, Layers
-from llm_jax.nn import cache as caches
-from llm_jax.nn.attention import SelfAttention, context
-from llm_jax.nn.declare import initialize
+from llm_jax.nn.attention import SelfAttention
 from llm_jax.nn.initial import normal
 from llm_jax.nn.moe.experts import Experts, SparseMlp
 from llm_jax.nn.moe.router import Moe, SoftmaxRouter
@@ -48,30 +46,12 @@ class Mixtral:
             checks.divides("model", "num_heads", self.num_heads, "embed_dim", self.embed_dim)
         checks.even("model", head_dim=self._head_dim)
 
-    def declarations(self) -> dict[str, Declaration]:
-        """Every parameter by path."""
-        return self._layers().declarations()
-
-    def init(self, key: Key) -> Params:
-        """Initial values: normal(0.02), residual outputs scaled by 1/sqrt(2L)."""
-        return initialize(self.declarations(), key)
-
-    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
-        """Outputs of a whole batch."""
-        return self._layers().forward(params, batch, context(batch), key=key)[0]
-
-    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
-        """A cache for `max_len` tokens."""
-        return caches.full(self.num_layers, batch_size, max_len, self._kv_heads, self._head_dim)
-
-    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read whole prompts into an empty cache."""
-        return self._layers().forward(params, batch, context(batch, cache, prompt=True), cache)
-
-    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read tokens [B,n] that follow those in the cache."""
-        batch = {"tokens": tokens}
-        return self._layers().forward(params, batch, context(batch, cache), cache)
+    declarations = family.declarations
+    init = family.init
+    apply = family.apply
+    empty_cache = family.empty_cache
+    prefill = family.prefill
+    extend = family.extend
 
     @property
     def _kv_heads(self) -> int:
