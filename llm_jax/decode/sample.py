@@ -7,6 +7,7 @@ their order, nor the buckets change it.
 
 import zlib
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from llm_jax.nn.stack import unroll_by_default, unstack
 
 SMALLEST_BUCKET = 32  # lengths are rounded up to 32, 64, 128, ... slots; the number of rows to 1, 2, 4, ...
 ALL = np.iinfo(np.int32).max
+UNROLLED = 64  # layers of a stack in the loop on CPU: one token's time is that of reading the weights, in place
 
 
 class Prompts(NamedTuple):
@@ -118,7 +120,8 @@ def stream(
     )
     static = {"greedy": settings.greedy, "layout": layout()}
     params = unstacked(model, params)
-    progress = _start(model, params, rows, rules, slots=min(bucket(max_new_tokens), slots), **static)
+    with _decoding():
+        progress = _start(model, params, rows, rules, slots=min(bucket(max_new_tokens), slots), **static)
     proceed = partial(_proceed, model, params, rules=rules, **static)
     return _pieces(proceed, progress, len(prompts) * num, max_new_tokens, chunk)
 
@@ -131,22 +134,25 @@ def _pieces(proceed, progress: Progress, rows: int, limit: int, chunk: int) -> I
         shown, until = until, min(until + chunk, limit)
         if shown == limit or done.all():
             return
-        progress = proceed(progress=progress, until=np.int32(until))
+        with _decoding():
+            progress = proceed(progress=progress, until=np.int32(until))
+
+
+def _decoding() -> AbstractContextManager[plan.Plan]:
+    """The active plan with deep stacks unrolled too."""
+    return replace(plan.current(), unrolled=UNROLLED).active()
 
 
 def unstacked(model: Decodes, params: Params) -> Params:
-    """Return the parameters with every short stack of layers as a tuple of layers.
+    """Return the parameters with every stack that the loop unrolls as a tuple of layers.
 
     Taking a layer out of a stack within the loop would copy all weights for every token; here they are copied once.
     """
-    declared = model.declarations()
-    stacks = {path.split("/")[0] for path, d in declared.items() if d.axes[:1] == ("layer",)}
-    deep = {
-        p.split("/")[0] for p, d in declared.items() if d.axes[:1] == ("layer",) and not unroll_by_default(d.shape[0])
-    }
+    depth = {path.split("/")[0]: d.shape[0] for path, d in model.declarations().items() if d.axes[:1] == ("layer",)}
+    with _decoding():
+        short = {name for name, layers in depth.items() if unroll_by_default(layers)}
     return {
-        name: _unstack(part) if name in stacks - deep and not isinstance(part, tuple) else part
-        for name, part in params.items()
+        name: _unstack(part) if name in short and not isinstance(part, tuple) else part for name, part in params.items()
     }
 
 

@@ -39,12 +39,17 @@ REMAT = ("none", "full", "dots")
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run is laid out. `mesh=None` is one device and no constraint at all."""
+    """How a run is laid out. `mesh=None` is one device and no constraint at all.
+
+    unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
+    worth.
+    """
 
     mesh: Mesh | None = None
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: RULES)
     compute_dtype: Any = jnp.float32
     remat: str = "none"
+    unrolled: int = 12
 
     def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> P:
         """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole."""

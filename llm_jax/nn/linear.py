@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 from llm_jax.mesh import plan
 from llm_jax.mesh.place import explicit, place
 
+FEW = 8  # rows: one token each of a small batch
+
 
 def linear(
     x: Float[Array, "B T ..."],
@@ -71,7 +73,14 @@ def product(x: Float[Array, "N D"], kernel: Float[Array, "D F"]) -> Float[Array,
 @jax.custom_vjp
 def unembed(x: Float[Array, "N D"], table: Float[Array, "V D"]) -> Float[Array, "N V"]:
     """Return x · tableᵀ, with the table's gradient by `kernel_gradient`."""
-    return x @ table.T
+    return _scores(x, table)
+
+
+def _scores(x: Float[Array, "N D"], table: Float[Array, "V D"]) -> Float[Array, "N V"]:
+    """Return x · tableᵀ; few rows as table · xᵀ, fenced off, as CPU fuses x · tableᵀ into a loop that reads slowly."""
+    if x.shape[0] > FEW:
+        return x @ table.T
+    return jax.lax.optimization_barrier(jax.lax.dot_general(table, x, (((1,), (1,)), ((), ())))).T
 
 
 def kernel_gradient(x: Float[Array, "N D"], dy: Float[Array, "N F"]) -> Float[Array, "D F"]:
@@ -88,6 +97,6 @@ product.defvjp(
     lambda saved, dy: (dy @ saved[1].T, kernel_gradient(saved[0], dy)),
 )
 unembed.defvjp(
-    lambda x, table: (x @ table.T, (x, table)),
+    lambda x, table: (_scores(x, table), (x, table)),
     lambda saved, dy: (dy @ saved[1], kernel_gradient(dy, saved[0])),
 )

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from llm_jax.core.types import Array, Params
 from llm_jax.mesh import plan
 
-UNROLLED_ON_CPU = 12  # layers; deeper stacks compile longer than the faster step is worth
 _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 Layer = Callable[[Params, Array, Any, Any], tuple[Array, Any]]
@@ -27,7 +26,7 @@ def unroll_by_default(layers: int) -> bool:
     What is to be recomputed stays in a loop: outside of one the CPU compiler merges it with its first computation.
     """
     active, cpu = plan.current(), jax.default_backend() == "cpu"
-    return layers <= UNROLLED_ON_CPU and cpu and active.mesh is None and active.remat == "none"
+    return layers <= active.unrolled and cpu and active.mesh is None and active.remat == "none"
 
 
 def stack(

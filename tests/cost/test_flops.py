@@ -7,9 +7,9 @@ import pytest
 
 from llm_jax.core import tree
 from llm_jax.cost import chips, flops
+from llm_jax.mesh import plan
 from llm_jax.models.decoder.gpt2 import GPT2, PRESETS
 from llm_jax.models.decoder.llama import Llama
-from llm_jax.nn import stack
 from llm_jax.nn.declare import declarations
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.moe.experts import Experts, SparseMlp
@@ -26,17 +26,17 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_claimed_flops_are_those_the_compiler_counts(name, monkeypatch):
+def test_claimed_flops_are_those_the_compiler_counts(name):
     """Forward and backward of the loss, layers unrolled (the compiler counts a loop's body once), plain attention.
 
     Plain attention computes the masked half too, so that the claim compared is the one with `causal=False`.
     """
-    monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 99)
     model, T = MODELS[name], 128
     params = tree.unflatten({p: jax.ShapeDtypeStruct(d.shape, "float32") for p, d in model.declarations().items()})
     batch = {k: jax.ShapeDtypeStruct((2, T), jnp.int32) for k in ("tokens", "targets")}
     loss = lambda p, b: Causal()(model, p, b, None)[0].total  # noqa: E731
-    analysis = jax.jit(jax.grad(loss)).lower(params, batch).cost_analysis()
+    with plan.Plan(unrolled=99).active():
+        analysis = jax.jit(jax.grad(loss)).lower(params, batch).cost_analysis()
     counted = (analysis[0] if isinstance(analysis, list) else analysis)["flops"] / (2 * T)
     assert flops.per_token(model.declarations(), T, causal=False) == pytest.approx(counted, rel=0.05)
 

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from llm_jax.mesh import plan
 from llm_jax.nn import stack
 
 TEXT = np.random.default_rng(3).integers(0, 40, (3, 12)).astype(np.int32)
@@ -32,10 +33,13 @@ def unstacked(params):
 
 
 @pytest.mark.parametrize("layout", ["stacked", "unstacked", "scanned"])
-def test_cached_is_whole(model, params, layout, monkeypatch):
+def test_cached_is_whole(model, params, layout):
     """Prompts of unequal length, then one token, then three, then one."""
-    if layout == "scanned":
-        monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 0)
+    with plan.Plan(unrolled=0 if layout == "scanned" else 12).active():
+        cached_is_whole(model, params, layout)
+
+
+def cached_is_whole(model, params, layout):
     whole = np.asarray(jax.jit(lambda p, t: model.apply(p, {"tokens": t}).logits)(params, TEXT))
     used = unstacked(params) if layout == "unstacked" else params
 

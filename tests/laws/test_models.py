@@ -12,7 +12,6 @@ from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.mesh import plan
 from llm_jax.models import MODELS
-from llm_jax.nn import stack
 from llm_jax.run.config import construct
 
 TOKENS = np.random.default_rng(1).permutation(40)[:24].reshape(2, 12).astype(np.int32)  # all different
@@ -119,23 +118,22 @@ def test_jitted_is_eager(model, params):
     close(logits(model)(params, {"tokens": TOKENS}), model.apply(params, {"tokens": TOKENS}).logits)
 
 
-def test_scanned_is_unrolled(make, draw, monkeypatch):
+def test_scanned_is_unrolled(make, draw):
     """With dropout too: the same draws in the same layers."""
     model = make(dropout=0.25)
     params, results = draw(model), []
     for deepest in (0, 99):
-        monkeypatch.setattr(stack, "UNROLLED_ON_CPU", deepest)
-        results.append(losses(model)(params, {"tokens": TOKENS}, jax.random.key(3)))
+        with plan.Plan(unrolled=deepest).active():
+            results.append(losses(model)(params, {"tokens": TOKENS}, jax.random.key(3)))
     trees_close({"all": results[0]}, {"all": results[1]})
 
 
-def test_the_program_of_scanned_layers_does_not_grow_with_their_number(make, monkeypatch):
-    monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 0)
-
+def test_the_program_of_scanned_layers_does_not_grow_with_their_number(make):
     def length(layers):
         model = make(num_layers=layers)
         params = jax.eval_shape(model.init, jax.random.key(0))
-        return jax.jit(lambda p: model.apply(p, {"tokens": TOKENS}).logits).lower(params).as_text().count("\n")
+        with plan.Plan(unrolled=0).active():
+            return jax.jit(lambda p: model.apply(p, {"tokens": TOKENS}).logits).lower(params).as_text().count("\n")
 
     assert length(6) == length(12)  # whole repeats of every pattern
 
