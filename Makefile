@@ -47,6 +47,7 @@ golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_decoders.py
 	$(BIN)/python tests/golden/make_optimizers.py
 	$(BIN)/python tests/golden/make_chats.py
+	$(BIN)/python tests/golden/make_ropes.py
 
 bench: $(ORACLES)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md

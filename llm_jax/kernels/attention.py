@@ -143,6 +143,7 @@ def blockwise(
     scale: float | None = None,
     softcap: float | None = None,
     sinks: Float[Array, "H"] | None = None,
+    slots: Int[Array, "S"] | None = None,
     block: int = 128,
     unrolled: int = 8,
 ) -> Float[Array, "B T H V"]:
@@ -152,11 +153,13 @@ def blockwise(
     spans, each a loop that makes its scores again. A block or span reads only the keys that causality and the window
     leave to it.
     """
-    options: dict[str, Any] = {"causal": causal, "window": window, "scale": scale, "softcap": softcap, "sinks": sinks}
+    options: dict[str, Any] = {
+        "causal": causal, "window": window, "scale": scale, "softcap": softcap, "sinks": sinks, "slots": slots,
+    }  # fmt: skip
     T, S, blocks = q.shape[1], k.shape[1], math.ceil(q.shape[1] / block)
     if blocks == 1:
         return plain(q, k, v, offset=offset, segments=segments, **options)
-    if not isinstance(offset, int):
+    if slots is not None or not isinstance(offset, int):
         return _looped(q, k, v, offset, segments, block=block, options=options)
     one = _plain(options) if blocks <= 4 else partial(_looped, block=block, options=options)
     # A loop of one turn is none to the compiler, which then merges the recomputed scores with the first ones.

@@ -112,8 +112,9 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
 def empty_cache(model: Family, batch_size: int, max_len: int) -> Cache:
     """A cache for `max_len` tokens."""
     layers: Layers = model._layers()
-    attention = layers.blocks[layers.kinds[0]].attention
-    return caches.full(len(layers.kinds), batch_size, max_len, attention.num_kv_heads, attention.head_dim)
+    each = [layers.blocks[kind].attention for kind in layers.kinds]
+    windows = tuple(attention.window for attention in each)
+    return caches.windowed(windows, batch_size, max_len, each[0].num_kv_heads, each[0].head_dim)
 
 
 def prefill(model: Family, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from llm_jax.core.table import lookup
 from llm_jax.core.types import Batch
 from llm_jax.kernels import ATTENTION
-from llm_jax.nn.cache import Full
+from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
@@ -35,8 +35,15 @@ class Context:
         """Which tokens are no padding, bool [B,T]."""
         return jnp.ones(self.positions.shape, bool) if self.segments is None else self.segments > 0
 
+    def lengths(self) -> Int[Array, "B T"]:
+        """How long the text of each token is so far: one more than the position of its segment's last token."""
+        if self.segments is None:
+            return jnp.broadcast_to(self.positions[:, -1:] + 1, self.positions.shape)
+        ends = self.positions.shape[1] - 1 - _starts(self.segments[:, ::-1])[:, ::-1]
+        return jnp.take_along_axis(self.positions, ends, axis=1) + 1
 
-def context(batch: Batch, cache: Full | None = None, *, prompt: bool = False) -> Context:
+
+def context(batch: Batch, cache: Past | None = None, *, prompt: bool = False) -> Context:
     """Return the context of a batch; positions that it lacks count from 0 in each segment, or go on from the cache."""
     tokens, segments, positions = batch["tokens"], batch.get("segments"), batch.get("positions")
     if positions is None:
@@ -57,10 +64,11 @@ def _starts(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
 class SelfAttention(nn.Module):
     """out(attention(query(x), key(x), value(x))), optionally with rotary positions, biases and more.
 
-    wavelengths: rotary frequencies, up to [K/2]. norm: epsilon of an RMSNorm (or norm_kind) of each query and key, or,
-    with joint_norm, of those of all heads as one vector. window: tokens that each sees. sinks: whether each head has
-    the score of a key of no value. scale: of the scores, default K^-1/2. out_bias: whether the result has a bias,
-    default as the others. softcap: scores are softcap · tanh(scores / softcap).
+    wavelengths: rotary `Frequencies`, of up to K/2 pairs. amplitude: by how much turned queries and keys are longer.
+    norm: epsilon of an RMSNorm (or norm_kind) of each query and key, or, with joint_norm, of those of all heads as one
+    vector. window: tokens that each sees. sinks: whether each head has the score of a key of no value. scale: of the
+    scores, default K^-1/2. out_bias: whether the result has a bias, default as the others. softcap: scores are
+    softcap · tanh(scores / softcap).
     """
 
     num_heads: int
@@ -71,6 +79,7 @@ class SelfAttention(nn.Module):
     kernel: str = "auto"
     bias: bool = False
     wavelengths: Any = None
+    amplitude: float = 1.0
     norm: float | None = None
     window: int | None = None
     sinks: bool = False
@@ -82,13 +91,11 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], where: Context, layer: int | Array = 0, cache: Full | None = None
-    ) -> tuple[Float[Array, "B T D"], Full | None]:
+        self, x: Float[Array, "B T D"], where: Context, layer: int | Array = 0, cache: Past | None = None
+    ) -> tuple[Float[Array, "B T D"], Past | None]:
         q = self._normal(self._heads(x, "query", self.num_heads, "heads"), "query_norm", "heads")
         k = self._normal(self._heads(x, "key", self.num_kv_heads, "kv"), "key_norm", "kv")
         v = self._heads(x, "value", self.num_kv_heads, "kv")
-        if self.wavelengths is not None:
-            q, k = rotate(q, where.positions, self.wavelengths), rotate(k, where.positions, self.wavelengths)
         y, cache = self._attend(q, k, v, where, layer, cache)
         axes, shape = ("heads", "head", "embed"), (self.num_heads, self.head_dim, x.shape[-1])
         out = weight(self, "out", shape, axes, self.out_init)
@@ -108,16 +115,26 @@ class SelfAttention(nn.Module):
         return self.norm_kind(self.norm, (axis, "head") if self.joint_norm else ("embed",), name=name)(x)
 
     def _attend(self, q, k, v, where, layer, cache):
+        changing = callable(self.wavelengths)
+        lengths: Any = where.lengths() if changing else None
+        q, turned = self._turn(q, where.positions, lengths), self._turn(k, where.positions, lengths)
+        kept = k if changing else turned
+        attention, segments = self._attention(), where.segments
+        if cache is None or where.prompt:
+            cache = cache and cache.write(layer, kept, v, self.window)
+            return attention(q, turned, v, segments=None if segments is None else (segments, segments)), cache
+        cache, past = cache.follow(layer, kept, v, self.window)
+        keys = self._turn(past.keys, past.positions, lengths[:, -1:]) if changing else past.keys
+        seen = (jnp.ones(q.shape[:2], jnp.int32), past.valid.astype(jnp.int32))
+        return attention(q, keys, past.values, offset=cache.length, segments=seen, slots=past.slots), cache
+
+    def _turn(self, x: Array, positions: Array, lengths: Array | None) -> Array:
+        if self.wavelengths is None:
+            return x
+        return rotate(x, positions, self.wavelengths if lengths is None else self.wavelengths(lengths), self.amplitude)
+
+    def _attention(self) -> Any:
         options: dict[str, Any] = {"window": self.window, "scale": self.scale, "softcap": self.softcap}
         if self.sinks:
             options["sinks"] = weight(self, "sinks", (self.num_heads,), ("heads",), zeros)
-        attention = partial(lookup(ATTENTION, self.kernel, "model.attention"), **options)
-        segments = None if where.segments is None else (where.segments, where.segments)
-        if cache is None:
-            return attention(q, k, v, segments=segments), None
-        cache = cache.write(layer, k, v)
-        if where.prompt:
-            return attention(q, k, v, segments=segments), cache
-        past_k, past_v = cache.read(layer)
-        seen = (jnp.ones(q.shape[:2], jnp.int32), cache.valid.astype(jnp.int32))
-        return attention(q, past_k, past_v, offset=cache.length, segments=seen), cache
+        return partial(lookup(ATTENTION, self.kernel, "model.attention"), **options)

@@ -7,6 +7,7 @@ import pytest
 from llm_jax.core.table import UserError, lookup
 from llm_jax.interop import configs
 from llm_jax.models import MODELS
+from llm_jax.nn.rotary import Rope
 from llm_jax.run.config import construct
 
 LLAMA = {
@@ -82,7 +83,20 @@ YARN = {
     "rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 9, "rope.fast": 7.0, "rope.slow": 2.0,
     "rope.truncate": False,
 }  # fmt: skip
-ROPE = {"rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 16, "rope.low": 2.0, "rope.high": 5.0}
+ROPE = {
+    "rope.kind": "llama3", "rope.theta": 77.0, "rope.factor": 3.0, "rope.original": 16, "rope.low": 2.0,
+    "rope.high": 5.0,
+}  # fmt: skip
+PLAIN = {"rope.theta": 77.0, "rope.factor": 3.0}
+ROPES = {
+    "linear": PLAIN,
+    "llama3": ROPE,
+    "dynamic": PLAIN | {"rope.original": 9},
+    "yarn": ROPE | {"rope.truncate": False, "rope.mscale": 0.7, "rope.mscale_all": 0.8, "rope.amplitude": 1.5},
+    "longrope": PLAIN | {"rope.original": 9, "rope.short": [1.0, 2.0, 3.0], "rope.long": [3.0, 4.0, 5.0],
+                         "rope.amplitude": 1.5},
+}  # fmt: skip
+ROPES = {kind: values | {"rope.kind": kind} for kind, values in ROPES.items()}
 LIKE_LLAMA = {
     "vocab_size": 11, "num_layers": 3, "embed_dim": 12, "num_heads": 4, "num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10,
     "tied": True, "norm_eps": 1e-3,
@@ -108,7 +122,8 @@ VALUES = {
     "mistral": LIKE_LLAMA | {"window": 5},
     "mixtral": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "window": 5},
     "olmo2": LIKE_LLAMA,
-    "phi3": LIKE_LLAMA | {"window": 5, "dropout": 0.2},
+    "phi3": {k: v for k, v in LIKE_LLAMA.items() if k not in ROPE} | ROPES["longrope"] | {
+        "window": 5, "dropout": 0.2, "rotary": 0.75, "rope.short": [1.0, 2.0], "rope.long": [3.0, 4.0], "head_dim": 6},
     "qwen2": LIKE_LLAMA,
     "qwen3": LIKE_LLAMA,
     "qwen3_moe": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 10, "sparse_step": 2, "dense_layers": [1],
@@ -124,21 +139,87 @@ def test_every_field_of_a_model_survives_the_way_abroad_and_back(family):
     values = configs.nested(VALUES[family])
     model = construct(lookup(MODELS, family, "model.name"), values)
     missing = set(configs.flat(dataclasses.asdict(model))) - set(VALUES[family])
-    assert missing <= OURS | LACKING.get(family, set()), "a field of the model that this test does not vary"
+    other = set().union(*ROPES.values()) if values.get("rope", {}).get("kind") else set()
+    assert missing <= OURS | LACKING.get(family, set()) | other, "a field of the model that this test does not vary"
     shapes = {path: d.shape for path, d in model.declarations().items()}
     written = configs.write(family, dataclasses.asdict(model), shapes, context=16, dtype="float32")
     assert configs.read(written).fields == values
 
 
+@pytest.mark.parametrize("kind", ROPES)
+def test_every_kind_of_wavelengths_survives_too_in_either_dialect(kind):
+    values = configs.nested({k: v for k, v in LIKE_LLAMA.items() if k not in ROPE} | ROPES[kind])
+    written = configs.write("llama", values, {}, context=64, dtype="float32")
+    old, new = ({k: v for k, v in written.items() if k not in rest} for rest in (
+        ("rope_parameters",), ("rope_scaling", "rope_theta")))  # fmt: skip
+    assert configs.read(old).fields == configs.read(new).fields == values
+    assert written["max_position_embeddings"] == (9 if kind == "dynamic" else 64)
+    model = construct(lookup(MODELS, "llama", "model.name"), values)
+    assert written == configs.write("llama", dataclasses.asdict(model), {}, context=64, dtype="float32")
+
+
+def test_every_field_of_wavelengths_is_tested():
+    assert set().union(*ROPES.values()) == {f"rope.{field.name}" for field in dataclasses.fields(Rope)}
+
+
+PHI = LLAMA | {"model_type": "phi3", "max_position_embeddings": 64, "original_max_position_embeddings": 16}
+SU = {"type": "su", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]}
+
+
+def test_phi_calls_longrope_by_older_names_and_says_its_context_beside_it():
+    wanted = {"theta": 10_000.0, "kind": "longrope", "factor": 4.0, "original": 16, "short": [1.0, 1.5],
+              "long": [2.0, 4.0]}  # fmt: skip
+    for name in ("su", "yarn", "longrope"):
+        assert configs.read(PHI | {"rope_scaling": SU | {"type": name}}).fields["rope"] == wanted
+    silent = {k: v for k, v in PHI.items() if k != "original_max_position_embeddings"}
+    long = configs.read(silent | {"max_position_embeddings": 8192, "rope_scaling": SU}).fields["rope"]
+    assert (long["original"], long["factor"]) == (4096, 2.0)
+
+
+def test_yarn_is_as_long_as_the_longest_text_says():
+    said = {"rope_type": "yarn", "original_max_position_embeddings": 16, "factor": None}
+    assert configs.read(LLAMA | {"rope_scaling": said}).fields["rope"]["factor"] == 4.0
+    assert configs.read(LLAMA | {"rope_scaling": {"type": "yarn", "factor": 3.0}}).fields["rope"]["original"] == 64
+
+
+def test_a_family_whose_files_cannot_say_a_kind_does_not_write_it():
+    values = configs.nested(VALUES["phi3"] | {"rope.kind": "linear", "rope.original": None, "rope.amplitude": None,
+                                              "rope.short": [], "rope.long": []})  # fmt: skip
+    with pytest.raises(UserError, match=r"model\.rope\.kind='linear' has no place.*default, longrope"):
+        configs.write("phi3", values, {}, context=16, dtype="float32")
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
+        (
+            {"rope_parameters": {"rope_type": "default", "factor": 2.0}},
+            r"'default' has rope_theta, and no more.*factor",
+        ),
+        ({"rope_scaling": {"mrope_section": [1, 2]}}, "mrope_section"),
+        ({"rope_scaling": {"type": "dynamic"}}, "'dynamic' needs factor"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0, "alpha": 1000.0}}, "alpha"),
+        ({"rope_scaling": {"type": "longrope", "factor": 2.0, "short_factor": [1.0]}}, "'longrope' needs long_factor"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": 3, "long_factor": [1.0]}}, "short_factor"),
+        ({"rope_scaling": {"type": "longrope", "short_factor": ["x"], "long_factor": [1.0]}}, r"short_factor=\['x'\]"),
+        ({"rope_scaling": {"type": "yarn"}}, "'yarn' needs factor"),
+        ({"rope_scaling": {"type": "yarn", "factor": "four"}}, "factor='four' must be a number"),
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "low_freq_factor": 1.0}}, "low_freq_factor"),
+        ({"rope_scaling": {"type": "proportional"}}, "'proportional'.*longrope"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+        ({"model_type": "phi3", "rope_scaling": {"type": "linear", "factor": 2.0}}, "'linear'.*default, longrope"),
+        ({"model_type": "gpt_oss", "rope_parameters": {"rope_type": "default", "factor": 2.0}}, "no more.*factor"),
+        (
+            {
+                "model_type": "gemma3_text",
+                "rope_parameters": {"sliding_attention": {"rope_type": "default", "factor": 2.0}, "full_attention": {}},
+            },
+            "no more.*factor",
+        ),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 2.0}}, "low_freq_factor"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "attention_factor": 3.0}}, "attention_factor"),
         ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "sliding_a"),
         ({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
-        ({"model_type": "phi3", "partial_rotary_factor": 0.75}, "partial_rotary_factor=0.75"),
-        ({"model_type": "phi3", "rope_parameters": {"partial_rotary_factor": 0.75}}, "partial_rotary_factor=0.75"),
         ({"model_type": "mixtral", "num_local_experts": 4, "attention_bias": True}, "attention_bias=True"),
         ({"model_type": "qwen3_moe", "num_experts": 4, "num_local_experts": 8}, "num_experts, num_local_experts"),
         ({"model_type": "qwen3_moe", "use_sliding_window": True}, "use_sliding_window=True"),

@@ -30,6 +30,15 @@ YARN = {
     "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 4.0,
     "beta_slow": 1.0,
 }  # fmt: skip
+# Their lengths lie between those of the greedy continuation and of the text whose logits are compared.
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 3.0}
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 100.0, "factor": 2.0, "original_max_position_embeddings": 32,
+    "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [1.0, 2.0, 3.0, 4.5],
+}  # fmt: skip
+HALF = {"rope_parameters": LONGROPE | {
+    "partial_rotary_factor": 0.5, "short_factor": [1.0, 1.5], "long_factor": [2.0, 5.0],
+}}  # fmt: skip
 SMALL = {
     "gemma": LLAMA | {"head_dim": 12},
     "gemma2": LLAMA | {"head_dim": 12, "sliding_window": 6},
@@ -82,13 +91,20 @@ CASES = {
     "llama theta": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}, "rms_norm_eps": 1e-3}),
     "llama stretched": ("llama", {"rope_parameters": LLAMA3}),
     "llama stretched evenly": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 9.0, "factor": 3.0}}),
+    "llama grown": ("llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 32}),
+    "llama of two lengths": ("llama", {"rope_parameters": LONGROPE}),
     "mistral": ("mistral", {}),
+    "mistral by yarn": ("mistral", {"rope_parameters": YARN}),
     "mistral without window": ("mistral", {"sliding_window": None, "head_dim": 12}),
     "olmo2": ("olmo2", {}),
+    "olmo2 by yarn": ("olmo2", {"rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "truncate": False}}),
     "phi3": ("phi3", {}),
+    "phi3 of two lengths, half turned": ("phi3", HALF | {"original_max_position_embeddings": 32}),
     "qwen2": ("qwen2", {}),
+    "qwen2 by yarn": ("qwen2", {"rope_parameters": YARN | {"attention_factor": 1.2}}),
     "qwen2 tied": ("qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("qwen3", {}),
+    "qwen3 grown": ("qwen3", {"rope_parameters": DYNAMIC, "max_position_embeddings": 32}),
     "qwen3 tied": ("qwen3", {"tie_word_embeddings": True}),
     "mamba2": ("mamba2", {"tie_word_embeddings": True}),
     "mamba2 untied, groups": ("mamba2", {"n_groups": 2, "conv_kernel": 3, "layer_norm_epsilon": 1e-3}),

@@ -149,6 +149,19 @@ def test_an_offset_is_the_end_of_a_longer_text(traced, window):
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_keys_stand_in_any_order_where_their_slots_are_given(window):
+    """Two of slot -1 among them, which are none."""
+    q, k, v, _ = arrays(30)
+    order = np.random.default_rng(0).permutation(32)
+    slots = np.where(order < 30, order, -1)
+    mixed_k, mixed_v = (np.concatenate([x, x[:, :2] + 9], axis=1)[:, order] for x in (k, v))
+    part, whole = q[:, 9:25], plain(q, k, v, window=window)[:, 9:25]
+    for kernel in (plain, partial(blockwise, block=5)):
+        found = kernel(part, mixed_k, mixed_v, offset=9, window=window, slots=slots)
+        np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
+
+
 def test_auto_is_plain_at_any_length():
     both(auto, plain, 130)
 

@@ -61,6 +61,63 @@ def cached_is_whole(model, params, layout):
     assert int(cache.length) == 10 and cache.position.tolist() == [n + 5 for n in LENGTHS]
 
 
+LONG = np.random.default_rng(4).integers(0, 40, (3, 30)).astype(np.int32)
+WINDOW = 3
+
+
+WINDOWED = ("gemma2", "gemma3", "gpt_oss", "mistral", "mixtral", "phi3")
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [*((family, "unstacked") for family in WINDOWED), ("gemma2", "scanned"), ("mistral", "scanned")],
+)
+def test_cached_is_whole_in_texts_many_windows_long(make, draw, layout, monkeypatch):
+    """Prompts longer than the window and padded on the left, then pieces of one token and of two."""
+    if layout == "scanned":
+        monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 0)
+    model = make(window=WINDOW, num_layers=4)
+    params, lengths = draw(model), (8, 2, 5)
+    whole = np.asarray(jax.jit(lambda p, t: model.apply(p, {"tokens": t}).logits)(params, LONG))
+    used = unstacked(params) if layout == "unstacked" else params
+    tokens, segments = np.full((3, 8), 17, np.int32), np.zeros((3, 8), np.int32)
+    for row, n in enumerate(lengths):
+        tokens[row, 8 - n :], segments[row, 8 - n :] = LONG[row, :n], 1
+
+    @jax.jit
+    def prefill(params, batch):
+        out, cache = model.prefill(params, batch, model.empty_cache(3, 30))
+        return out.logits, cache
+
+    @jax.jit
+    def extend(params, tokens, cache):
+        out, cache = model.extend(params, tokens, cache)
+        return out.logits, cache
+
+    out, cache = prefill(used, {"tokens": tokens, "segments": segments})
+    for row, n in enumerate(lengths):
+        close(out[row, 8 - n :], whole[row, :n])
+    start = 0
+    for size in (1, 1, 2, 1, 2, 2, 1, 1, 1, 2, 2, 2, 2, 1):
+        out, cache = extend(
+            used, np.stack([LONG[r, n + start : n + start + size] for r, n in enumerate(lengths)]), cache
+        )
+        for row, n in enumerate(lengths):
+            close(out[row], whole[row, n + start : n + start + size])
+        start += size
+    kept = {store[0].shape[-2] for stores in cache.stores.values() for store in stores}
+    assert kept == ({WINDOW, 30} if "global_blocks" in params else {WINDOW})
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_a_window_beyond_the_longest_text_keeps_it_all(make):
+    assert list(make(window=99).empty_cache(2, 16).stores) == [16]
+
+
+def test_every_family_with_windows_is_tested(model, family):
+    assert hasattr(model, "window") == (family in WINDOWED)
+
+
 def test_a_prompt_without_segments_is_all_text(model, params):
     @jax.jit
     def read(params, batch):

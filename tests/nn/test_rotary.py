@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import nested, rope
+from llm_jax.interop.configs import nested
+from llm_jax.interop.rope import rope
 from llm_jax.nn.rotary import Rope
 
 with np.load(Path(__file__).parents[1] / "golden" / "rope.npz") as arrays:
@@ -40,7 +41,27 @@ def size(case):
     return 2 * len(GOLDEN[f"{case}/frequencies"])
 
 
-@pytest.mark.parametrize(("fields", "complaint"), [({"low": 4.0}, r"low=4.0.*high=4.0"), ({"factor": 0.0}, "factor=0")])
-def test_bounds_that_make_no_sense_are_refused(fields, complaint):
+LONGROPE = {"kind": "longrope", "original": 16, "short": (1.0, 2.0), "long": (1.0, 2.0)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "complaint"),
+    [
+        ({"low": 4.0}, r"low=4.0.*high=4.0"),
+        ({"kind": "yarn", "original": 8, "low": 33.0}, r"low=33.0.*high=32.0"),
+        ({"factor": 0.0}, "factor=0"),
+        ({"kind": "longrop"}, "'longrop'.*mean 'longrope'"),
+        ({"kind": "dynamic", "factor": 2.0}, "original is missing"),
+        ({"factor": 2.0, "truncate": False}, "truncate=False says nothing to model.rope.kind='linear'"),
+        (LONGROPE | {"mscale": 1.0}, "mscale=1.0 says nothing"),
+        (LONGROPE | {"long": (1.0, -2.0)}, "long=-2.0"),
+    ],
+)
+def test_what_makes_no_wavelengths_is_refused(fields, complaint):
     with pytest.raises(UserError, match=complaint):
         Rope(**fields)
+
+
+def test_factors_that_are_not_as_many_as_pairs_are_refused():
+    with pytest.raises(UserError, match=r"model.rope.short has 2 factors, but 3 pairs"):
+        Rope(**LONGROPE).frequencies(6)

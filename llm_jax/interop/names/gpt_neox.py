@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, only, rope, rope_parameters
+from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, only
 from llm_jax.interop.names import NameMap, Rule, by_head, linear, same, vector
+from llm_jax.interop.rope import rope, rope_parameters
 
 H = "gpt_neox.layers.{layer}"
 A = "blocks/attention"
@@ -41,7 +42,7 @@ def _read(config: Json) -> Fields:
     base = config.get("rotary_emb_base", 10_000.0)
     said = rope_parameters(config, base)
     share = said.pop("partial_rotary_factor", config.get("rotary_pct", 0.25))
-    return _ROPE.read({"rope_parameters": said}) | {"rotary": share}
+    return _ROPE.read({**config, "rope_parameters": said}) | {"rotary": share}
 
 
 def _write(fields: Fields, shapes: Shapes) -> dict[str, Any]:

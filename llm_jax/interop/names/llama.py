@@ -4,8 +4,9 @@ Other families use its names too: `outside` of the layers, the `attention` of a 
 `gated` mlp; and its keys of config.json: `widths`, `numbers`, and `dense`, which is all of them.
 """
 
-from llm_jax.interop.configs import Entry, FieldMap, field, only, rope
+from llm_jax.interop.configs import Entry, FieldMap, field, only
 from llm_jax.interop.names import NameMap, Rule, linear, same
+from llm_jax.interop.rope import rope
 
 LAYER = "model.layers.{layer}"
 
@@ -39,9 +40,11 @@ def numbers(stack: str, kv_heads: int | None, head_dim: int | None, eps: float) 
     )
 
 
-def dense(*, kv_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-6) -> tuple[Entry, ...]:
-    """The keys of every family like it; what transformers takes where the three are missing."""
-    return (*numbers("blocks", kv_heads, head_dim, eps), TIED, rope(), SILU)
+def dense(
+    *, kv_heads: int | None = None, head_dim: int | None = None, eps: float = 1e-6, wavelengths: Entry | None = None
+) -> tuple[Entry, ...]:
+    """The keys of every family like it; what transformers takes where the three are missing; those of wavelengths."""
+    return (*numbers("blocks", kv_heads, head_dim, eps), TIED, wavelengths or rope(), SILU)
 
 
 def outside() -> tuple[Rule, ...]:

@@ -86,7 +86,7 @@ class GptNeoX:
         residual = normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self.num_heads, self.embed_dim // self.num_heads, normal(0.02), residual, self.attention,
-            bias=True, wavelengths=self.rope.frequencies(self._turned),
+            bias=True, wavelengths=self.rope.frequencies(self._turned), amplitude=self.rope.growth,
         )  # fmt: skip
         mlp = Mlp(self.mlp_dim or 4 * self.embed_dim, normal(0.02), residual, exact_gelu)
         blocks = {"blocks": Block(attention, mlp, self.dropout, self.norm_eps)}

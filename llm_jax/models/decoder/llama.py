@@ -151,7 +151,7 @@ class Llama:
         residual = normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self._head_dim, normal(0.02), residual, self.attention,
-            wavelengths=self.rope.frequencies(self._head_dim),
+            wavelengths=self.rope.frequencies(self._head_dim), amplitude=self.rope.growth,
         )  # fmt: skip
         hidden = self.mlp_dim or 64 * math.ceil(8 * self.embed_dim / 3 / 64)
         return Block(attention, GatedMlp(hidden, normal(0.02), residual), self.dropout, self.norm_eps)

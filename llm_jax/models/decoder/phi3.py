@@ -11,7 +11,7 @@ from llm_jax.nn.rotary import Rope
 class Phi3:
     """The section `model` of this family. None derives as in `Llama`.
 
-    window: tokens that each sees, itself included; None for all.
+    window: tokens that each sees, itself included; None for all. rotary: the share of each head that turns.
     """
 
     vocab_size: int
@@ -22,6 +22,7 @@ class Phi3:
     head_dim: int | None = None
     mlp_dim: int | None = None
     window: int | None = None
+    rotary: float = 1.0
     tied: bool = False
     dropout: float = 0.0
     norm_eps: float = 1e-5

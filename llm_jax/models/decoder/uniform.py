@@ -1,7 +1,7 @@
 """What families of one stack of equal blocks share: functions of a family, which it takes as its methods.
 
-A family is a frozen dataclass with the fields of `Llama` (and `window`, if it has one) and `_block()`, the module of
-one layer. `Llama` itself is written out whole, to be read first.
+A family is a frozen dataclass with the fields of `Llama` (and `window` and `rotary`, if it has them) and `_block()`,
+the module of one layer. `Llama` itself is written out whole, to be read first.
 """
 
 import math
@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from llm_jax.core import checks, keys
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.models.decoder.llama import Table
 from llm_jax.nn import cache as caches
@@ -38,6 +39,11 @@ def check(model: Family) -> None:
     if model.head_dim is None:
         checks.divides("model", "num_heads", model.num_heads, "embed_dim", model.embed_dim)
     checks.even("model", head_dim=head_dim(model))
+    if turned(model) % 2 or not 0 < turned(model) <= head_dim(model):
+        raise UserError(
+            f"model.rotary={model.rotary} turns {turned(model)} of the {head_dim(model)} dimensions of a head; "
+            f"these must be pairs, such as with {2 / head_dim(model):g} or 1"
+        )
 
 
 def kv_heads(model: Family) -> int:
@@ -50,12 +56,16 @@ def head_dim(model: Family) -> int:
     return model.head_dim or model.embed_dim // model.num_heads
 
 
+def turned(model: Family) -> int:
+    """Dimensions of a head that turn with its position: its share `rotary`, of families that have one."""
+    return int(getattr(model, "rotary", 1.0) * head_dim(model))
+
+
 def attention(model: Family, **more: Any) -> SelfAttention:
     """The attention of a family: with rotary positions, and `more` fields of `SelfAttention`."""
-    size = head_dim(model)
     return SelfAttention(
-        model.num_heads, kv_heads(model), size, normal(0.02), residual(model), model.attention,
-        wavelengths=model.rope.frequencies(size), **more,
+        model.num_heads, kv_heads(model), head_dim(model), normal(0.02), residual(model), model.attention,
+        wavelengths=model.rope.frequencies(turned(model)), amplitude=model.rope.growth, **more,
     )  # fmt: skip
 
 
@@ -92,7 +102,8 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
 
 def empty_cache(model: Family, batch_size: int, max_len: int) -> Cache:
     """A cache for `max_len` tokens."""
-    return caches.full(model.num_layers, batch_size, max_len, kv_heads(model), head_dim(model))
+    windows = (getattr(model, "window", None),) * model.num_layers
+    return caches.windowed(windows, batch_size, max_len, kv_heads(model), head_dim(model))
 
 
 def prefill(model: Family, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:

@@ -37,7 +37,7 @@ class Gemma:
     extend = layers.extend
 
     def _layers(self) -> layers.Layers:
-        attention = parts.attention(self, wavelengths=self.rope.frequencies(self.head_dim))
+        attention = parts.attention(self, wavelengths=self.rope.frequencies(self.head_dim), amplitude=self.rope.growth)
         block = Block(attention, parts.mlp(self), self.dropout, self.norm_eps, ShiftedRmsNorm)
         return parts.layers(self, ("blocks",) * self.num_layers, {"blocks": block})
 

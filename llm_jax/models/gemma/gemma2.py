@@ -46,7 +46,7 @@ class Gemma2:
     def _layers(self) -> layers.Layers:
         attention = parts.attention(
             self, scale=(self.score_dim or self.head_dim) ** -0.5, softcap=self.score_cap,
-            wavelengths=self.rope.frequencies(self.head_dim),
+            wavelengths=self.rope.frequencies(self.head_dim), amplitude=self.rope.growth,
         )  # fmt: skip
         block = parts.Block(attention, parts.mlp(self), self.dropout, self.norm_eps)
         blocks = {"local_blocks": block.clone(attention=attention.clone(window=self.window)), "global_blocks": block}

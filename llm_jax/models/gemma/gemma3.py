@@ -49,9 +49,11 @@ class Gemma3:
     def _layers(self) -> layers.Layers:
         attention = parts.attention(
             self, norm=self.norm_eps, norm_kind=ShiftedRmsNorm, scale=(self.score_dim or self.head_dim) ** -0.5,
-            wavelengths=self.rope.frequencies(self.head_dim),
+            wavelengths=self.rope.frequencies(self.head_dim), amplitude=self.rope.growth,
         )  # fmt: skip
-        local = attention.clone(window=self.window, wavelengths=frequencies(self.head_dim, self.local_theta))
+        local = attention.clone(
+            window=self.window, wavelengths=frequencies(self.head_dim, self.local_theta), amplitude=1.0
+        )
         block = parts.Block(attention, parts.mlp(self), self.dropout, self.norm_eps)
         blocks = {"local_blocks": block.clone(attention=local), "global_blocks": block}
         kinds = tuple(

@@ -63,8 +63,8 @@ class GptOss:
         init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self.head_dim, init, residual, self.attention, bias=True, sinks=True,
-            wavelengths=self.rope.frequencies(self.head_dim),
-            scale=self.head_dim**-0.5 * self.rope.amplitude**2 * self.rope.sharpness,
+            wavelengths=self.rope.frequencies(self.head_dim), amplitude=self.rope.amplitude,
+            scale=self.head_dim**-0.5 * self.rope.sharpness,
         )  # fmt: skip
         moe, activate = self.moe, partial(clamped_swiglu, alpha=self.alpha, limit=self.limit)
         mlp = SparseMlp(

@@ -16,7 +16,7 @@ from llm_jax.core.table import lookup
 from llm_jax.kernels import ATTENTION
 from llm_jax.mesh.place import place
 from llm_jax.nn.attention import Context
-from llm_jax.nn.cache import Full
+from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
 from llm_jax.nn.linear import linear
 from llm_jax.nn.mlp import WIDTH
@@ -50,8 +50,8 @@ class LatentAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B T D"], where: Context, layer: int | Array = 0, cache: Full | None = None
-    ) -> tuple[Float[Array, "B T D"], Full | None]:
+        self, x: Float[Array, "B T D"], where: Context, layer: int | Array = 0, cache: Past | None = None
+    ) -> tuple[Float[Array, "B T D"], Past | None]:
         D, H, N = x.shape[-1], self.num_heads, self.nope_dim
         q = self._queries(x)
         q, q_turned = q[..., :N], self._turn(q[..., N:], where)

@@ -65,7 +65,7 @@ class Mixtral:
         init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self._head_dim, init, residual, self.attention, window=self.window,
-            wavelengths=self.rope.frequencies(self._head_dim),
+            wavelengths=self.rope.frequencies(self._head_dim), amplitude=self.rope.growth,
         )  # fmt: skip
         moe = self.moe
         mlp = SparseMlp(

@@ -69,7 +69,7 @@ class Qwen3Moe:
         init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
         attention = SelfAttention(
             self.num_heads, self._kv_heads, self.head_dim, init, residual, self.attention, norm=self.norm_eps,
-            wavelengths=self.rope.frequencies(self.head_dim),
+            wavelengths=self.rope.frequencies(self.head_dim), amplitude=self.rope.growth,
         )  # fmt: skip
         moe = self.moe
         sparse = SparseMlp(

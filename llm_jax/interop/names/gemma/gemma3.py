@@ -3,11 +3,12 @@
 from typing import Any
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, only, rope, rope_parameters
+from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, only
 from llm_jax.interop.names import NameMap, Rule, same
 from llm_jax.interop.names.gemma.gemma import HEAD, fixed
 from llm_jax.interop.names.gemma.gemma2 import GLOBAL, LOCAL, block, layer_types
 from llm_jax.interop.names.llama import LAYER, numbers, outside
+from llm_jax.interop.rope import rope, rope_parameters
 
 
 def _block(stack: str) -> tuple[Rule, ...]:
@@ -36,18 +37,17 @@ def _write_kinds(fields: Fields, shapes: Shapes) -> dict[str, Any]:
     return {"layer_types": layer_types(fields["num_layers"], every), "sliding_window_pattern": every}
 
 
-_GLOBAL = rope(theta=1e6)
+_GLOBAL, _LOCAL = rope(theta=1e6), rope("local", kinds=("default",))
 
 
 def _read_ropes(config: Json) -> Fields:
     """Of a dialect that nests the kinds, or of one that has keys of its own for local layers."""
     nested = config.get("rope_parameters") or {}
-    whole = {"rope_parameters": nested[GLOBAL]} if GLOBAL in nested else config
+    whole = {**config, "rope_parameters": nested[GLOBAL]} if GLOBAL in nested else config
     base = config.get("rope_local_base_freq", 10_000.0)
     local = rope_parameters({"rope_parameters": nested.get(LOCAL)}, base)
-    if local["rope_type"] != "default":
-        raise UserError(f"rope_type={local['rope_type']!r} of {LOCAL} is not supported; this family does default")
-    return _GLOBAL.read(whole) | {"local_theta": float(local["rope_theta"])}
+    theta = _LOCAL.read({"rope_parameters": local})["local.theta"]
+    return _GLOBAL.read(whole) | {"local_theta": theta}
 
 
 def _write_ropes(fields: Fields, shapes: Shapes) -> dict[str, Any]:
