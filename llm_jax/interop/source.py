@@ -17,7 +17,7 @@ from llm_jax.text.base import Tokenizer
 
 TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FILES = {".gguf": "llm_jax.interop.gguf:source"}
+FILES = {".gguf": "llm_jax.interop.gguf.reader:source"}
 KINDS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
 
 
