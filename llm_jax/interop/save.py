@@ -44,12 +44,11 @@ class Export:
         return form | self.controls()
 
     def controls(self) -> dict[str, Any]:
-        """Return the ids of the control tokens, in Hugging Face's words; where it knew several ends, all of them."""
+        """Return the ids of the control tokens, in Hugging Face's words; where a text has several ends, all of them."""
         found = {}
         for role in ("bos", "eos", "pad"):
             said, ours = self.generation.get(f"{role}_token_id"), getattr(self.tokenizer, f"{role}_id", None)
-            several = isinstance(said, list) and ours in said
-            found[f"{role}_token_id"] = said if several or self.tokenizer is None else ours
+            found[f"{role}_token_id"] = said if isinstance(said, list) or self.tokenizer is None else ours
         return found
 
     def names(self) -> NameMap:
