@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from llm_jax.cli.flags import Parser, add_step, add_workdir, with_huge_pages
+from llm_jax.cli.flags import Parser, add_huge_pages, add_step, add_workdir, with_huge_pages
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
 
@@ -21,7 +21,7 @@ COMMANDS = "/reset begins anew, /quit or Ctrl-D ends, Ctrl-C interrupts an answe
 def run(arguments: Sequence[str]) -> int:
     """Answer one message, or as many as come."""
     flags = read(arguments)
-    with_huge_pages(True)
+    with_huge_pages(not flags.no_huge_pages)
     from llm_jax.run.sections import Sample
 
     given = {name: value for name in DRAWN if (value := getattr(flags, name)) is not None}
@@ -54,6 +54,7 @@ def read(arguments: Sequence[str]) -> Namespace:
     parser.add_argument("--repetition_penalty", type=float, help="above 1: what was said is less likely")
     parser.add_argument("--greedy", action="store_true", help="always the most probable token")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     if overrides:
         raise UserError("chat takes the configuration of the workdir; --config overrides belong to train")
@@ -88,19 +89,11 @@ def opened(flags: Namespace, given: dict[str, Any]) -> "Conversation":
     stated = (getattr(model, "max_positions", None), about.get("context"))
     window = min((n for n in stated if isinstance(n, int)), default=found.resolved.values["data"]["seq_len"])
     section = found.resolved.values["sample"] | {"tokens": min(ANSWER, window // 2)} | given
-    generation = read_json(place.generation) if place.generation.exists() else {}
     params = unstacked(model, found.params(flags.step))
     return Conversation(
         model, params, words, place.template.read_text(), construct(Sample, section), seed=flags.seed,
-        stops=stops(generation, words.eos_id), window=window, system=flags.system,
+        stops=found.stops, window=window, system=flags.system,
     )  # fmt: skip
-
-
-def stops(generation: dict[str, Any], eos_id: int | None) -> list[int]:
-    """Return the ids that end an answer: those of generation_config.json and the tokenizer's own."""
-    named = generation.get("eos_token_id")
-    listed = named if isinstance(named, list) else [named]
-    return sorted({i for i in [*listed, eos_id] if isinstance(i, int) and not isinstance(i, bool)})
 
 
 def say(talk: "Conversation", text: str) -> None:

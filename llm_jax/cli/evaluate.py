@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llm_jax.cli.flags import Parser, add_step, add_workdir, with_huge_pages
+from llm_jax.cli.flags import Parser, add_huge_pages, add_step, add_workdir, with_huge_pages
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
 
@@ -22,11 +22,12 @@ def run(arguments: Sequence[str]) -> int:
     add_step(parser)
     parser.add_argument("--data", help="other text: a source's name, or files (*.txt, *.jsonl, *.parquet) by a pattern")
     parser.add_argument("--batches", type=int, default=None, help="at most so many batches (default: everything)")
+    add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     if overrides:
         raise UserError("evaluate takes the configuration of the workdir; --config overrides belong to train")
     checks.positive("evaluate", batches=flags.batches)
-    with_huge_pages(True)
+    with_huge_pages(not flags.no_huge_pages)
     from llm_jax.run import evaluate
     from llm_jax.run.open_run import open_run
 

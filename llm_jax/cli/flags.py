@@ -76,6 +76,11 @@ def with_huge_pages(wanted: bool) -> None:
     os.execve(sys.executable, [sys.executable, "-m", "llm_jax", *sys.argv[1:]], {**os.environ, **HUGE_PAGES})
 
 
+def add_huge_pages(parser: Parser) -> None:
+    """What declines `with_huge_pages`."""
+    parser.add_argument("--no_huge_pages", action="store_true", help="leave malloc as it is")
+
+
 def add_workdir(parser: Parser) -> None:
     """The flag that most verbs have."""
     parser.add_argument("--workdir", required=True, help="the directory of the run")

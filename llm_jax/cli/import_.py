@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from llm_jax.cli.flags import Parser, add_workdir, with_huge_pages
+from llm_jax.cli.flags import Parser, add_workdir
 
 SHOWN = 10
 
@@ -15,7 +15,6 @@ def run(arguments: Sequence[str]) -> int:
     add_workdir(parser)
     parser.add_argument("--partial", action="store_true", help="take what fits; the rest keeps initial values")
     flags, overrides = parser.read(arguments)
-    with_huge_pages(False)
     from llm_jax.interop.source import open_source
     from llm_jax.run.exchange.imported import import_run
     from llm_jax.run.resume import check_place

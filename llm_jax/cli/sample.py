@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from llm_jax.cli.flags import Parser, add_step, add_workdir, with_huge_pages
+from llm_jax.cli.flags import Parser, add_huge_pages, add_step, add_workdir, with_huge_pages
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
 
@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--greedy", action="store_true", help="always the most probable token")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--num", type=int, default=1, help="how many continuations")
+    add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     if overrides:
         raise UserError("sample takes the configuration of the workdir; --config overrides belong to train")
@@ -32,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     checks.non_negative("sample", seed=flags.seed)
     if flags.prompt is None:
         raise UserError('--prompt is missing; give the text to continue, such as --prompt="My fellow citizens"')
-    with_huge_pages(True)
+    with_huge_pages(not flags.no_huge_pages)
     from llm_jax.run.config import construct
     from llm_jax.run.generate import pieces
     from llm_jax.run.open_run import open_run
@@ -44,8 +45,9 @@ def run(arguments: Sequence[str]) -> int:
     opened = open_run(flags.workdir)
     section = construct(Sample, opened.resolved.values["sample"] | given)
     made = pieces(
-        opened.model, opened.params(flags.step), opened.tokenizer, flags.prompt, section, seed=flags.seed, num=flags.num
-    )
+        opened.model, opened.params(flags.step), opened.tokenizer, flags.prompt, section, seed=flags.seed,
+        num=flags.num, stops=opened.stops,
+    )  # fmt: skip
     if flags.num == 1:
         sys.stdout.write(flags.prompt)
         for _, piece in made:

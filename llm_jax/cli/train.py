@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from llm_jax.cli.flags import Parser, add_workdir, with_huge_pages
+from llm_jax.cli.flags import Parser, add_huge_pages, add_workdir, with_huge_pages
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -11,7 +11,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--config", required=True, help="configs/RECIPE.py[:argument]; --config.a.b=value overrides")
     add_workdir(parser)
     parser.add_argument("--allow_config_change", action="store_true", help="resume although the recipe differs")
-    parser.add_argument("--no_huge_pages", action="store_true", help="leave malloc as it is")
+    add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     with_huge_pages(not flags.no_huge_pages and ("launch.huge_pages", "False") not in overrides)
     from llm_jax.run import config as configs

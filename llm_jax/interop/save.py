@@ -44,12 +44,11 @@ class Export:
         return form | self.controls()
 
     def controls(self) -> dict[str, Any]:
-        """Return the ids of the control tokens, in Hugging Face's words; where it knew several ends, all of them."""
+        """Return the ids of the control tokens, in Hugging Face's words; where a text has several ends, all of them."""
         found = {}
         for role in ("bos", "eos", "pad"):
             said, ours = self.generation.get(f"{role}_token_id"), getattr(self.tokenizer, f"{role}_id", None)
-            several = isinstance(said, list) and ours in said
-            found[f"{role}_token_id"] = said if several or self.tokenizer is None else ours
+            found[f"{role}_token_id"] = said if isinstance(said, list) or self.tokenizer is None else ours
         return found
 
     def names(self) -> NameMap:
@@ -77,11 +76,7 @@ class Export:
             UserError: a weight is too large for the dtype.
         """
         for name, tensor in to_hf(self.names(), self.shapes, leaves):
-            with np.errstate(over="ignore"):
-                cast = np.ascontiguousarray(tensor, DTYPES[self.dtype])
-            if self.dtype == "float16" and not np.isfinite(cast).all():
-                raise UserError(f"{name} holds values that are not finite in float16; export with --dtype=bfloat16")
-            yield name, cast
+            yield name, cast(name, tensor, self.dtype)
 
 
 def hf(folder: Path, what: Export, leaves: Stream, max_shard_bytes: int = 5 << 30) -> None:
@@ -105,6 +100,19 @@ def hf(folder: Path, what: Export, leaves: Stream, max_shard_bytes: int = 5 << 3
     for name, content in texts.items():
         (folder / name).write_bytes(content)
     safetensors.write(folder, what.infos(), what.tensors(leaves), max_shard_bytes)
+
+
+def cast(name: str, tensor: np.ndarray, dtype: str) -> np.ndarray:
+    """Return a tensor in a dtype of `DTYPES`.
+
+    Raises:
+        UserError: a weight is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        found = np.ascontiguousarray(tensor, DTYPES[dtype])
+    if dtype == "float16" and not np.isfinite(found).all():
+        raise UserError(f"{name} holds values that are not finite in float16; export with --dtype=bfloat16")
+    return found
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from llm_jax.text.base import Tokenizer
 
 TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FILES = {".gguf": "llm_jax.interop.gguf:source"}
+FILES = {".gguf": "llm_jax.interop.gguf.reader:source"}
 KINDS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
 
 
@@ -74,9 +74,17 @@ def directory(where: Path) -> Source:
     if (where / TEMPLATE).exists():
         template = (where / TEMPLATE).read_text("utf-8")
     return Source(
-        where, "hf", config, safetensors.Directory(where), _tokenizer(where), template,
-        json_of(where / GENERATION, missing={}),
-    )  # fmt: skip
+        where, "hf", config, safetensors.Directory(where), _tokenizer(where), template, _generation(where, config)
+    )
+
+
+def _generation(where: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return generation_config.json, with the ends of a text that config.json alone says, if they are several."""
+    found = json_of(where / GENERATION, missing={})
+    ends = config.get("eos_token_id")
+    if found.get("eos_token_id") is not None or not isinstance(ends, list):
+        return found
+    return {"_from_model_config": not found, **found, "eos_token_id": ends}
 
 
 def _tokenizer(where: Path) -> Tokenizer | None:

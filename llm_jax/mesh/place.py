@@ -46,9 +46,10 @@ def explicit(*names: str | None, shape: tuple[int, ...] | None = None) -> P | No
     return spec(*names, shape=shape)
 
 
-def gathered(x: Array, axes: tuple[str | None, ...]) -> Array:
-    """Return a parameter as it is used: in the compute dtype, whole along `embed` (ZeRO-3's gather)."""
-    return place(jnp.asarray(x, plan.current().compute_dtype), *(None if a == "embed" else a for a in axes))
+def gathered(x: Array, axes: tuple[str | None, ...], *, exact: bool = False) -> Array:
+    """Return a parameter as it is used: in the compute dtype or `exact`, whole along `embed` (ZeRO-3's gather)."""
+    used = x if exact else jnp.asarray(x, plan.current().compute_dtype)
+    return place(used, *(None if a == "embed" else a for a in axes))
 
 
 def batch_sharding(batch: Batch) -> dict[str, NamedSharding | None]:

@@ -27,12 +27,16 @@ def weight(
     init: Callable[[Key, tuple[int, ...]], Array],
     *,
     share: float = 1.0,
+    exact: bool = False,
 ) -> Array:
-    """Declare a parameter of `module` and return it as it is used (compute dtype, gathered along `embed`)."""
+    """Declare a parameter of `module` and return it as it is used: in the compute dtype, gathered along `embed`.
+
+    With `exact` it stays as it is stored, float32: what an exponential or a long sum would blow the rounding of up.
+    """
     record = _RECORD.get()
     if record is not None:
         record["/".join((*module.path, name))] = Declaration(shape, axes, init, share)
-    return gathered(module.param(name, init, shape), axes)
+    return gathered(module.param(name, init, shape), axes, exact=exact)
 
 
 def declarations(module: nn.Module, *inputs: Any, layers: int | None = None, **named: Any) -> dict[str, Declaration]:

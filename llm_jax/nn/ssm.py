@@ -108,12 +108,12 @@ class Mamba2Mixer(nn.Module):
         u, window = self._convolved(x, "x", (H, P), ("heads", "head"), where, past)
         keys, key_window = self._convolved(x, "bc", (2, self.num_groups, self.state_dim), (None,) * 3, where, past)
         dt = self._project(x, "dt", (H,), ("heads",)).astype(jnp.float32)
-        dt = jax.nn.softplus(dt + weight(self, "dt_bias", (H,), ("heads",), step_bias).astype(jnp.float32))
-        A = -jnp.exp(weight(self, "A_log", (H,), ("heads",), log_decay).astype(jnp.float32))
+        dt = jax.nn.softplus(dt + weight(self, "dt_bias", (H,), ("heads",), step_bias, exact=True))
+        A = -jnp.exp(weight(self, "A_log", (H,), ("heads",), log_decay, exact=True))
         scan = lookup(SSD, self.kernel, "model.kernel")
         options = {"initial": past and past["state"], "segments": where.segments}
         y, state = scan(u, dt, A, keys[:, :, 0], keys[:, :, 1], **options)
-        y = y + u * weight(self, "D", (H,), ("heads",), ones)[:, None]
+        y = (y + u * weight(self, "D", (H,), ("heads",), ones, exact=True)[:, None]).astype(u.dtype)
         y = gated_norm(y, gate, weight(self, "norm_scale", (H, P), ("heads", "head"), ones), self.num_groups, self.eps)
         out = weight(self, "out", (H, P, x.shape[-1]), ("heads", "head", "embed"), self.out_init)
         if cache is not None:

@@ -17,6 +17,7 @@ STACKED = re.compile(r"(^|/)\w*(blocks|layers)(/|$)")  # a leading axis of layer
 EXPERTS = re.compile(r"(^|/)\w*experts(/|$)")  # a further axis of experts
 OUTPUT = re.compile(r"(^|/)(o|out|wo|o_proj|out_proj|output)(/|$)")  # [H, K, D]: the last axis alone is the output
 VECTOR = re.compile(r"(^|[/_])(bias|scale|beta|gamma|b)$")  # a vector by name, even as [H, K]
+FILTER = re.compile(r"(^|/)conv_\w+$")  # a filter a channel, [W, *channels]: it decays, and is no linear map
 EMBEDDING = (r"embed", r"(^|/)(wte|wpe|positions?)(/|$)", r"(^|/)(\w+_)?head(/|$)", r"logits")
 
 
@@ -44,7 +45,7 @@ def layout(path: str, shape: Sequence[int]) -> Layout:
     """Return the layout of the leaf at `path`: [L, D, H, K] under "blocks" is L matrices of D by H·K."""
     batch = min(bool(STACKED.search(path)) + bool(EXPERTS.search(path)), len(shape))
     rank = len(shape) - batch
-    if rank < 2 or VECTOR.search(path):
+    if rank < 2 or VECTOR.search(path) or FILTER.search(path):
         return Layout(batch, rank, 0)
     inputs = rank - 1 if OUTPUT.search(path) else 1
     return Layout(batch, inputs, rank - inputs)
@@ -55,16 +56,21 @@ def decay(params: Any, exclude: Sequence[str] | None = None) -> Any:
 
     Args:
         params: a tree of arrays, abstract ones included.
-        exclude: None for the usual rule, matrices decay and vectors (norms, biases: one axis per layer) do not; or
-            regular expressions, searched in the paths "blocks/attention/q/kernel": exactly those leaves do not decay.
+        exclude: None for the usual rule, matrices and filters of convolutions decay (so they do in Mamba's own code),
+            and vectors (norms, biases: one axis per layer) do not; or regular expressions, searched in the paths
+            "blocks/attention/q/kernel": exactly those leaves do not decay.
 
     Raises:
         UserError: an expression matches no path.
     """
     if exclude is None:
-        return tree.map_with_path(lambda path, leaf: layout(path, leaf.shape).is_matrix, params)
+        return tree.map_with_path(lambda path, leaf: layout(path, leaf.shape).is_matrix or _is_filter(path), params)
     excluded = matching(params, exclude, "optimizer.decay_exclude")
     return tree.map_with_path(lambda _, out: not out, excluded)
+
+
+def _is_filter(path: str) -> bool:
+    return bool(FILTER.search(path)) and not VECTOR.search(path)
 
 
 def matching(params: Any, patterns: Sequence[str], key: str) -> Any:

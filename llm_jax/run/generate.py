@@ -49,17 +49,25 @@ def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sa
 
 
 def pieces(
-    model: Model, params: Params, tokenizer: Tokenizer, prompt: str, sample: Sample, *, seed: int, num: int
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sample: Sample,
+    *,
+    seed: int,
+    num: int,
+    stops: Sequence[int],
 ) -> Iterator[tuple[int, str]]:
-    """Yield (number of the sample, next piece of its text) as the text is made."""
+    """Yield (number of the sample, next piece of its text) as the text is made; `stops` end it, and are no part."""
     decoders = [decoder(tokenizer) for _ in range(num)]
     made = stream(
         decoding(model), params, encoded(tokenizer, [prompt]), max_new_tokens=sample.tokens, settings=sample.settings(),
-        seed=seed, num=num, eos_id=tokenizer.eos_id, vocab_size=tokenizer.vocab_size,
+        seed=seed, num=num, stop_ids=stops, vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
     for step in made:
         for number, ids in enumerate(step):
-            yield number, "".join(map(decoders[number], ids))
+            yield number, "".join(decoders[number](i) for i in ids if i not in stops)
     for number, push in enumerate(decoders):
         yield number, push(None)
 

@@ -48,6 +48,17 @@ class OpenRun:
             raise UserError(f"{self.workdir.path} has no tokenizer/, which text needs; import it with its tokenizer")
         return tokenizers.load(self.workdir.tokenizer)
 
+    @property
+    def stops(self) -> list[int]:
+        """The ids that end a text: those of generation_config.json, of which there may be several, and the tokenizer's.
+
+        Raises:
+            UserError: the workdir has no tokenizer.
+        """
+        named = read_json(self.workdir.generation).get("eos_token_id") if self.workdir.generation.exists() else None
+        listed = [*(named if isinstance(named, list) else [named]), self.tokenizer.eos_id]
+        return sorted({i for i in listed if isinstance(i, int) and not isinstance(i, bool)})
+
     @cached_property
     def model(self) -> Model:
         """The run's model."""
@@ -114,7 +125,7 @@ class OpenRun:
 
 
 def open_run(path: epath.PathLike) -> OpenRun:
-    """Open a workdir: `.config .model .tokenizer .metrics .steps .params(step=None)`.
+    """Open a workdir: `.config .model .tokenizer .stops .metrics .steps .params(step=None)`.
 
     Raises:
         UserError: it is not the workdir of a run.

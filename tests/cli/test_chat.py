@@ -9,7 +9,6 @@ import pytest
 from tokenizers import Tokenizer as Engine
 
 from llm_jax import open_run
-from llm_jax.cli import chat as verb
 from llm_jax.cli import main
 from llm_jax.core.table import lookup
 from llm_jax.decode.filters import Sampling
@@ -200,6 +199,11 @@ def test_a_workdir_that_cannot_chat_says_what_is_missing(talk, workdir, tmp_path
     assert (code, out) == (2, "") and words in err, err
 
 
-def test_the_ends_of_a_generation_config_are_read_in_every_form():
-    assert verb.stops({}, 3) == [3] and verb.stops({"eos_token_id": None}, None) == []
-    assert verb.stops({"eos_token_id": 4}, 3) == [3, 4] and verb.stops({"eos_token_id": [4, 5]}, 4) == [4, 5]
+@pytest.mark.parametrize(
+    ("said", "stops"), [({}, [263]), ({"eos_token_id": None}, [263]), ({"eos_token_id": 4}, [4, 263]),
+                        ({"eos_token_id": [5, 263, 4]}, [4, 5, 263])],
+)  # fmt: skip
+def test_the_ends_of_a_generation_config_are_read_in_every_form(workdir, tmp_path, said, stops):
+    place = shutil.copytree(workdir, tmp_path / "run")
+    (place / "generation_config.json").write_text(json.dumps(said))
+    assert open_run(place).stops == stops

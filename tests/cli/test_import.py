@@ -10,6 +10,8 @@ from llm_jax import open_run
 from llm_jax.cli import main
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
+from llm_jax.decode.filters import Sampling
+from llm_jax.decode.sample import generate
 from llm_jax.interop import configs, safetensors
 from llm_jax.interop.names import NAMES, numbered, slots
 from llm_jax.interop.safetensors import Directory, Info
@@ -149,6 +151,36 @@ def test_an_imported_model_samples_evaluates_and_begins_a_training(imported, rec
     train = ["train", f"--config={recipe}", f"--workdir={tmp_path / 'new'}", *flags]
     assert main([*train, *(f"--config.{m}" for m in more)]) == 0
     assert open_run(tmp_path / "new").tokenizer.kind == "huggingface"
+
+
+@pytest.mark.parametrize("place", ["generation_config.json", "config.json"])
+def test_all_ends_of_a_text_come_in_end_a_sample_and_go_out(source, tmp_path, capsys, words, place):
+    run, end = tmp_path / "run", words.eos_id
+    sample = ["sample", f"--workdir={run}", "--prompt=the people", "--tokens=6", "--greedy"]
+    assert main(["import", str(source), f"--workdir={run}"]) == 0
+    opened = open_run(run)
+    (ids,) = generate(
+        opened.model, opened.params(), [words.encode("the people").tolist()], max_new_tokens=6, settings=Sampling(0.0)
+    )
+    cut = next(n for n in range(1, 6) if ids[n] not in ids[:n])
+    ends = [end, ids[cut], 7]
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"eos_token_id": ends}))
+    (source / "generation_config.json").unlink()
+    if place == "generation_config.json":
+        (source / place).write_text(json.dumps(GENERATION | {"eos_token_id": ends}))
+    shutil.rmtree(run)
+    assert main(["import", str(source), f"--workdir={run}"]) == 0
+    assert open_run(run).config.sample.temperature == (0.3 if place == "generation_config.json" else 0.8)
+    capsys.readouterr()
+    assert main(sample) == 0
+    assert capsys.readouterr().out == "the people" + words.decode(ids[:cut]) + "\n"
+    assert main(["export", f"--workdir={run}", f"--to={tmp_path / 'out'}"]) == 0
+    for name in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "out" / name).read_text())["eos_token_id"] == ends
+    assert main(["export", f"--workdir={run}", f"--to={tmp_path / 'gguf'}", "--format=gguf"]) == 0
+    assert main(["import", str(tmp_path / "gguf/model.gguf"), f"--workdir={tmp_path / 'again'}"]) == 0
+    assert open_run(tmp_path / "again").stops == sorted(ends)
 
 
 def test_without_a_tokenizer_it_is_imported_with_a_warning_and_text_verbs_say_what_is_missing(tmp_path, capsys):

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_jax.core.table import UserError
-from llm_jax.interop import gguf_tokens, tokenizers
+from llm_jax.interop import tokenizers
+from llm_jax.interop.gguf import tokens as gguf_tokens
 from llm_jax.text import tokenizers as ours
 from llm_jax.text.bpe import EOS
 

@@ -1,8 +1,14 @@
 """The short convolution, the gated norm and the initial step sizes of the Mamba-2 mixer."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
+from llm_jax.core import tree
+from llm_jax.core.table import lookup
+from llm_jax.mesh import plan
+from llm_jax.models import MODELS
 from llm_jax.nn.ssm import causal_conv, gated_norm, log_decay, step_bias
 
 rng = np.random.default_rng(0)
@@ -67,3 +73,18 @@ def test_initial_steps_and_rates_lie_where_the_paper_draws_them():
     rates = np.exp(log_decay(jax.random.key(0), (1000,)))
     assert 0.00099 < dt.min() < 0.0012 and 0.09 < dt.max() < 0.1001 and 0.008 < np.median(dt) < 0.0125
     assert 1 <= rates.min() < 1.1 and 15.9 < rates.max() <= 16 and 8 < np.median(rates) < 9
+
+
+@pytest.mark.parametrize("name", ["A_log", "dt_bias", "D"])
+def test_rates_step_sizes_and_skips_are_exact_under_a_short_compute_dtype(name):
+    """Rounded to bfloat16, a rate of decay would be off by half a percent at every token."""
+    model = lookup(MODELS, "mamba2", "model.name")(vocab_size=16, num_layers=1, embed_dim=8, head_dim=4, state_dim=4)
+    params = tree.flatten(model.init(jax.random.key(0)))
+    path, tokens = f"blocks/mixer/{name}", np.arange(64)[None] % 16
+    drawn = rng.uniform(1.0, 2.0, params[path].shape).astype(np.float32)
+    rounded = np.asarray(jnp.bfloat16(drawn), np.float32)
+    with plan.Plan(compute_dtype="bfloat16").active():
+        run = jax.jit(lambda p: model.apply(p, {"tokens": tokens}).logits)
+        one, other = (run(tree.unflatten({**params, path: value})) for value in (drawn, rounded))
+        assert model.apply(tree.unflatten(params), {"tokens": tokens}).hidden.dtype == jnp.bfloat16
+    assert (one != other).any()

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from llm_jax.core.table import UserError
+from llm_jax.core import tree
+from llm_jax.core.table import UserError, lookup
+from llm_jax.models import MODELS
 from llm_jax.optim import OPTIMIZERS, SCHEDULES, masks
 from llm_jax.optim.muon import orthogonalize
 from llm_jax.optim.options import ALLOWED, accepted
@@ -106,6 +108,8 @@ def test_every_option_says_what_it_allows_and_its_default_obeys(table):
         ("blocks/norm/scale", (6, 8), (1, 1, 0)),
         ("head/kernel", (8, 64), (0, 1, 1)),
         ("temperature", (), (0, 0, 0)),
+        ("blocks/mixer/conv_x", (6, 4, 2, 8), (1, 3, 0)),
+        ("blocks/mixer/conv_bc_bias", (6, 2, 1, 8), (1, 3, 0)),
     ],
 )
 def test_a_leaf_is_read_as_matrices_of_one_layer(path, shape, expected):
@@ -117,6 +121,19 @@ def test_the_default_decay_spares_vectors_and_a_given_list_is_taken_as_it_is():
     assert default["blocks"] == {"q": {"kernel": True, "bias": False}, "norm": {"scale": False}}
     given = masks.decay(PARAMS, ["embed"])
     assert not given["token_embed"] and given["blocks"]["norm"]["scale"]
+
+
+def test_filters_of_convolutions_decay_and_go_by_adam_under_muon():
+    """As in Mamba's own code, which spares A_log, dt_bias, D, norms and biases."""
+    model = lookup(MODELS, "mamba2", "model.name")(vocab_size=16, num_layers=2, embed_dim=8, head_dim=4, state_dim=4)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    spared = {path.split("/")[-1] for path, decays in tree.flatten(masks.decay(params)).items() if not decays}
+    assert spared == {"A_log", "D", "dt_bias", "conv_x_bias", "conv_bc_bias", "norm_scale", "scale"}
+    state = jax.eval_shape(transformation("muon", 0.1).init, params)["direction"].inner_states
+    turned = {x.shape for x in jax.tree.leaves(state["muon"].inner_state)}
+    mixer = params["blocks"]["mixer"]
+    assert turned == {mixer[name].shape for name in ("gate", "x", "bc", "dt", "out")}
+    assert mixer["conv_x"].shape not in turned and mixer["conv_bc"].shape not in turned
 
 
 def test_muon_keeps_adams_second_moment_for_embeddings_heads_and_vectors_alone():

@@ -20,7 +20,7 @@ from llm_jax.store.workdir import Workdir
 from llm_jax.text import cache
 from llm_jax.text.base import Tokenizer
 
-FORMATS = {"hf": "llm_jax.interop.save:hf", "gguf": "llm_jax.interop.gguf_writer:gguf"}
+FORMATS = {"hf": "llm_jax.interop.save:hf", "gguf": "llm_jax.interop.gguf.writer:gguf"}
 """Format -> function (folder, Export, leaves) that fills an empty folder."""
 
 

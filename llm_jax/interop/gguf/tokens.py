@@ -72,6 +72,17 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> tuple[Tokenizer | None, tuple[s
     return read_huggingface({FILE: text.encode(), CONTROLS: json.dumps(roles).encode()}), ()
 
 
+ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+"""Keys of the ids that end a text, a turn, a message."""
+
+
+def generation_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return generation_config.json as far as the metadata say it: all ids that end a text, if there are several."""
+    found = [metadata[AT + key] for key in ENDS if isinstance(metadata.get(AT + key), int)]
+    ids = list(dict.fromkeys(found))
+    return {"_from_model_config": True, "eos_token_id": ids} if len(ids) > 1 else {}
+
+
 def _pairs(tokens: list[str], types: list[int], merges: list[str], pre: str) -> str:
     """Return tokenizer.json of byte-level pairs."""
     added = [
