@@ -1,6 +1,7 @@
 # make quickstart   build .venv, train a small model on real text, evaluate it, write a sample
 # make chat         fetch and import SmolLM2-135M-Instruct, once, and talk with it
 # make test         the whole gate: format, lint, types, tests
+# make families     measure the README's table of families anew
 # PYTHON=python3.12 make test   the same on another Python
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
 CHAT ?= runs/smollm2
 
-.PHONY: quickstart chat test test-laws test-oracles golden format venv dev oracles bench clean
+.PHONY: quickstart chat test test-laws test-oracles golden families format venv dev oracles bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -48,6 +49,9 @@ golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_optimizers.py
 	$(BIN)/python tests/golden/make_chats.py
 	$(BIN)/python tests/golden/make_ropes.py
+
+families: $(ORACLES)
+	$(BIN)/python -m benchmarks.families --out=README.md
 
 bench: $(ORACLES)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md
