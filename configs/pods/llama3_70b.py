@@ -5,7 +5,8 @@
 
 Written for 256 chips of v5p; llama3_70b.json beside it is its plan, made by
 
-    python -m llm_jax plan --config=configs/pods/llama3_70b.py --topology=v5p:4x8x8 --out=configs/pods/llama3_70b.json
+    python -m llm_jax plan --config=configs/pods/llama3_70b.py --topology=v5p:4x8x8 \
+        --out=configs/pods/llama3_70b.json
 """
 
 from ml_collections import ConfigDict
@@ -16,11 +17,11 @@ from llm_jax.models.decoder.llama import PRESETS
 def get_config() -> ConfigDict:
     """Return the recipe."""
     return ConfigDict({
-        "model": {"name": "llama", **PRESETS["70b"], "vocab_size": 128256},
+        "model": {"name": "llama", **PRESETS["70b"], "vocab_size": 128256, "rope": {"theta": 500_000.0}},
         "objective": {"z_loss": 1e-4, "cross_entropy": "chunked"},
         "optimizer": {
             "name": "adamw", "learning_rate": 1.5e-4, "weight_decay": 0.1, "b2": 0.95,
-            "schedule": {"name": "warmup_cosine", "warmup_steps": 2000},
+            "schedule": {"name": "cosine", "warmup_steps": 2000},
         },
         "data": {
             "source": "parquet", "options": {"files": "data/*.parquet"},

@@ -5,7 +5,8 @@
 
 Written for 256 chips of v5p; mixtral_8x7b.json beside it is its plan, made by
 
-    python -m llm_jax plan --config=configs/pods/mixtral_8x7b.py --topology=v5p:4x8x8 --out=configs/pods/mixtral_8x7b.json
+    python -m llm_jax plan --config=configs/pods/mixtral_8x7b.py --topology=v5p:4x8x8 \
+        --out=configs/pods/mixtral_8x7b.json
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ def get_config() -> ConfigDict:
         "objective": {"z_loss": 1e-4, "cross_entropy": "chunked"},
         "optimizer": {
             "name": "adamw", "learning_rate": 3e-4, "weight_decay": 0.1, "b2": 0.95,
-            "schedule": {"name": "warmup_cosine", "warmup_steps": 2000},
+            "schedule": {"name": "cosine", "warmup_steps": 2000},
         },
         "data": {
             "source": "parquet", "options": {"files": "data/*.parquet"},
