@@ -1,0 +1,111 @@
+"""Compiling without devices: one process a program, its answer kept by the digest of all that it depends on."""
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llm_jax.core.table import UserError
+from llm_jax.planning.gpu import FLAGS, TARGETS
+from llm_jax.planning.topology import LIBTPU, Topology
+from llm_jax.planning.workload import Workload
+from llm_jax.run.config import Config
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def cache_directory() -> Path:
+    """Where answers are kept: $LLM_JAX_CACHE/plans, by default below the user's cache folder."""
+    root = os.environ.get("LLM_JAX_CACHE") or Path.home() / ".cache" / "llm_jax"
+    return Path(root) / "plans"
+
+
+def compiled(
+    config: Config, workload: Workload, topology: Topology, *, exact: bool = False, timeout: float = 3600.0
+) -> tuple[dict[str, Any], str]:
+    """Return what the compiler says of a step ({"error": …} when it refuses it), and the program's text.
+
+    Raises:
+        UserError: no compiler for this chip is installed, or it did not end in time.
+    """
+    check_compiler(topology)
+    request = {
+        "chip": topology.chip_name, "dims": list(topology.dims), "slices": topology.slices, "exact": exact,
+        "config": config.values, "workload": asdict(workload),
+    }  # fmt: skip
+    text = json.dumps(request, sort_keys=True)
+    folder = cache_directory() / hashlib.sha256((text + _code()).encode()).hexdigest()[:24]
+    answer = folder / "answer.json"
+    if not answer.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "request.json").write_text(text)
+        _run(folder, topology, timeout)
+    found = json.loads(answer.read_text())
+    program = folder / "program.txt"
+    return found, program.read_text() if program.is_file() else ""
+
+
+def check_compiler(topology: Topology) -> None:
+    """Refuse a topology whose compiler is not installed.
+
+    Raises:
+        UserError: how to get it.
+    """
+    if topology.chip_name in LIBTPU:
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                "no TPU compiler is installed: pip install -r requirements-plan.txt, or give --analytic for formulas"
+            )
+    elif topology.chip_name not in TARGETS or importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
+        raise UserError(f"no compiler for {topology.chip_name} is installed; give --analytic for formulas")
+
+
+def _run(folder: Path, topology: Topology, timeout: float) -> None:
+    environment = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_STDERR_LOG_LEVEL": "3",
+        "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(["", str(PACKAGE.parent), *sys.path]).strip(":"),
+        "XLA_FLAGS": FLAGS if topology.chip_name in TARGETS else "",
+    }  # fmt: skip
+    if topology.chip_name in TARGETS:
+        environment |= {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "llm_jax.planning.step", str(folder / "request.json"), str(folder)]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"the compiler did not end within {timeout:.0f} s; give --analytic, or a longer --timeout"
+        ) from None
+    if not (folder / "answer.json").is_file():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"the compiler ended with {done.returncode}: {last}; give --analytic for formulas")
+
+
+def _code() -> str:
+    """A digest of the package and the versions of the compilers: other code is another program."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.parts[len(PACKAGE.parts)] in (
+            "core",
+            "mesh",
+            "nn",
+            "kernels",
+            "models",
+            "objectives",
+            "learn",
+            "optim",
+        ):
+            digest.update(path.read_bytes())
+    digest.update((PACKAGE / "planning" / "step.py").read_bytes())
+    for name in ("jax", "jaxlib", "libtpu"):
+        try:
+            digest.update(version(name).encode())
+        except PackageNotFoundError:
+            digest.update(b"-")
+    return digest.hexdigest()

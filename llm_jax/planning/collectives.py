@@ -1,0 +1,92 @@
+"""What crosses links: every collective of a program, by kind and by the mesh axes that it runs along.
+
+Bytes are those that each device sends: of a gather or scatter over n devices (n-1)/n of the whole, of a sum over all
+twice that (a ring each, Patarasuk & Yuan 2009), of a permutation all of it.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from llm_jax.planning.hlo import Instruction, Program
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+_IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+_LIST = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """count: collectives of a step. whole: bytes of their results (of a scatter, of its operand). sent: by a device."""
+
+    kind: str
+    axes: tuple[str, ...]
+    count: int
+    whole: float
+    sent: float
+
+
+def traffic(program: Program, mesh: Mapping[str, int]) -> list[Traffic]:
+    """Return the collectives of a step, summed by kind and mesh axes, most bytes first."""
+    found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
+    for line, times in program.lines():
+        kind = line.op.removesuffix("-start")
+        if kind not in KINDS:
+            continue
+        members = groups(line.rest, math.prod(mesh.values()))
+        size = members.shape[1] if members.size else 1
+        if size < 2:
+            continue
+        whole = _whole(line, kind, size)
+        entry = found.setdefault((kind, axes_of(members, mesh)), [0, 0.0, 0.0])
+        entry[0] += times
+        entry[1] += times * whole
+        entry[2] += times * sent(kind, whole, size)
+    rows = [Traffic(kind, axes, int(n), whole, out) for (kind, axes), (n, whole, out) in found.items()]
+    return sorted(rows, key=lambda row: -row.sent)
+
+
+def sent(kind: str, whole: float, size: int) -> float:
+    """Bytes that one of `size` devices sends for a collective over `whole` bytes."""
+    if kind == "collective-permute":
+        return whole
+    return whole * (size - 1) / size * (2 if kind == "all-reduce" else 1)
+
+
+def _whole(line: Instruction, kind: str, size: int) -> float:
+    if line.op.endswith("-start") and line.result.startswith("((") and kind == "all-gather":
+        return line.result_bytes * size / (size + 1)  # its result holds the operands too
+    if line.op.endswith("-start") and kind in ("all-gather", "collective-permute") and line.result.startswith("("):
+        return line.result_bytes * (size / (size + 1) if kind == "all-gather" else 0.5)
+    return line.result_bytes * (size if kind == "reduce-scatter" else 1)
+
+
+def groups(text: str, devices: int) -> np.ndarray:
+    """Return [groups, members] of device numbers in the mesh's order."""
+    if found := _IOTA.search(text):
+        shape, dims = ([int(n) for n in part.split(",")] for part in (found[1], found[2]))
+        ids = np.arange(math.prod(dims)).reshape(dims)
+        order = [int(n) for n in found[3].split(",")] if found[3] else range(len(dims))
+        return ids.transpose(order).reshape(shape)
+    if found := _MESH.search(text):
+        sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found[1])}
+        along = re.findall(r"'([^']+)'", found[2])
+        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        names = list(sizes)
+        still = [i for i, n in enumerate(names) if n not in along]
+        moved = ids.transpose([*still, *(names.index(n) for n in along)])
+        return moved.reshape(-1, math.prod(sizes[n] for n in along))
+    if (found := _LIST.search(text)) and found[1]:
+        return np.array([[int(n) for n in row.split(",")] for row in re.findall(r"\{([\d,]+)\}", found[1])])
+    return np.arange(devices)[None]
+
+
+def axes_of(members: np.ndarray, mesh: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the mesh axes along which the members of a group differ."""
+    places = np.stack(np.unravel_index(members, list(mesh.values())))
+    varies = (places != places[:, :, :1]).any(axis=(1, 2))
+    return tuple(axis for axis, v in zip(mesh, varies, strict=True) if v)

@@ -1,0 +1,178 @@
+"""A compiled program's text, read: computations, how often each runs, what crosses links and what crosses memory.
+
+XLA's own cost analysis counts the body of a loop once; here it counts as often as its loop turns: `known_trip_count` of
+the loop where it stands, else the constant that the loop's condition compares with.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+BYTES = {
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "s64": 8, "u64": 8,
+    "f8e4m3fn": 1, "f8e5m2": 1, "bf16": 2, "f16": 2, "f32": 4, "f64": 8, "c64": 8,
+}  # fmt: skip
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_CALLS = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation|body)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line. result: its type as text. rest: operands and attributes as text."""
+
+    name: str
+    result: str
+    op: str
+    rest: str
+    root: bool
+
+    @property
+    def result_bytes(self) -> float:
+        """Bytes of the result, of all parts of a tuple together."""
+        return type_bytes(self.result)
+
+    @property
+    def operands(self) -> list[str]:
+        """Names of the operands."""
+        return re.findall(r"%([\w.\-]+)", self.rest[: _closing(self.rest)])
+
+
+@dataclass(frozen=True)
+class Program:
+    """computations: name -> its lines; entry: the one that runs first; devices: of the whole program."""
+
+    computations: dict[str, list[Instruction]]
+    entry: str
+
+    def runs(self) -> Counter[str]:
+        """How often each computation runs in one step; what is fused or a reducer's is left out."""
+        counts: Counter[str] = Counter()
+        stack = [(self.entry, 1)]
+        while stack:
+            name, times = stack.pop()
+            counts[name] += times
+            for line in self.computations.get(name, []):
+                if line.op in ("while", "call", "conditional", "async-start"):
+                    turns = self.trips(line) if line.op == "while" else 1
+                    stack += [(inner, times * turns) for inner in called(line)]
+        return counts
+
+    def trips(self, loop: Instruction) -> int:
+        """How often a loop turns; 1 where its text does not say."""
+        known = re.search(r'known_trip_count[^0-9]*"?(\d+)', loop.rest)
+        if known:
+            return int(known[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+        lines = self.computations.get(condition[1] if condition else "", [])
+        bounds = [
+            int(found[1]) for line in lines if line.op == "constant" and (found := re.match(r"(\d+)\)", line.rest))
+        ]
+        return max(bounds, default=1)
+
+    def lines(self) -> Iterator[tuple[Instruction, int]]:
+        """Every instruction that runs, and how often."""
+        for name, times in self.runs().items():
+            for line in self.computations.get(name, []):
+                yield line, times
+
+    def memory_traffic(self) -> float:
+        """Bytes read and written by all instructions in a step: at most what crosses HBM, as caches hold some."""
+        total = 0.0
+        for name, times in self.runs().items():
+            sizes = {line.name: line.result_bytes for line in self.computations.get(name, [])}
+            for line in self.computations.get(name, []):
+                if line.op not in _FREE:
+                    total += times * self._touched(line, sizes)
+        return total
+
+    def _touched(self, line: Instruction, sizes: dict[str, float]) -> float:
+        """Bytes of operands and result; of a slice in a larger array, those of the slice."""
+        if line.op == "dynamic-slice":
+            return 2 * line.result_bytes
+        if line.op == "dynamic-update-slice":
+            return 2 * sizes.get(line.operands[1], 0.0)
+        inner = self.computations.get(next(iter(called(line)), ""), []) if line.op == "fusion" else []
+        local = {i.name: i.result_bytes for i in inner}
+        read = 0.0
+        for number, operand in enumerate(line.operands):
+            read += min(sizes.get(operand, 0.0), self._read_inside(inner, number))
+        update = next((i for i in inner if i.op == "dynamic-update-slice"), None)
+        small = update is not None and local.get(update.name) == line.result_bytes
+        written = local.get(update.operands[1], 0.0) if update is not None and small else line.result_bytes
+        return (read - line.result_bytes if small and read >= line.result_bytes else read) + written
+
+    @staticmethod
+    def _read_inside(inner: list[Instruction], number: int) -> float:
+        own = [i.name for i in inner if i.op == "parameter" and i.rest.startswith(f"{number})")]
+        uses = [i for i in inner if own and own[0] in i.operands]
+        if uses and all(i.op in ("dynamic-slice", "gather") for i in uses):
+            return sum(i.result_bytes for i in uses)
+        return math.inf
+
+    def largest(self, count: int = 10) -> list[tuple[str, float, str]]:
+        """The largest single results: type, bytes, and the operation of the source that made it."""
+        found: dict[tuple[str, str], float] = {}
+        for line, _ in self.lines():
+            if line.op in _FREE or line.result.startswith("("):
+                continue
+            found[re.sub(r"\{.*", "", line.result), source(line)] = line.result_bytes
+        ranked = sorted(found.items(), key=lambda item: -item[1])[:count]
+        return [(shape, size, where) for (shape, where), size in ranked]
+
+
+def called(line: Instruction) -> list[str]:
+    """The computations that an instruction runs."""
+    branches = _BRANCHES.search(line.rest)
+    names = re.findall(r"[\w.\-]+", branches[1]) if branches else []
+    return names + _CALLS.findall(line.rest)
+
+
+def source(line: Instruction) -> str:
+    """The last parts of the name that jax gave the operation."""
+    found = re.search(r'op_name="([^"]*)"', line.rest)
+    return "/".join(found[1].split("/")[-2:]) if found else line.op
+
+
+def type_bytes(text: str) -> float:
+    """Bytes of a type such as "(bf16[2,8]{1,0}, f32[])"."""
+    total = 0.0
+    for dtype, dims in _SHAPE.findall(text):
+        if dtype in BYTES:
+            total += BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n)
+    return total
+
+
+def parse(text: str) -> Program:
+    """Read the text of a compiled program.
+
+    Raises:
+        ValueError: when it has no entry computation.
+    """
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for row in text.splitlines():
+        header = _HEADER.match(row)
+        if header:
+            current = computations.setdefault(header[2], [])
+            entry = header[2] if header[1] else entry
+        elif current is not None and (found := _LINE.match(row)):
+            result = re.sub(r"/\*.*?\*/", "", found[3])
+            current.append(Instruction(found[2], result, found[4], found[5], bool(found[1])))
+    if not entry:
+        raise ValueError("the text has no ENTRY computation")
+    return Program(computations, entry)
+
+
+def _closing(text: str) -> int:
+    depth = 1
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return place
+    return len(text)

@@ -1,0 +1,86 @@
+"""Names of slices, such as "v5e:16x16", and meshes over them."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llm_jax.core.table import UserError, choices, nearest
+from llm_jax.cost.chips import CHIPS, Chip
+from llm_jax.mesh.plan import AXES
+
+LIBTPU = {"v4": "v4", "v5e": "v5e", "v5p": "v5p", "v6e": "v6e", "v7x": "tpu7x"}
+DEVICES_PER_CHIP = {"v7x": 2}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """`slices` equal slices of `dims` chips of a kind; on GPUs dims are (hosts, GPUs of a host)."""
+
+    chip_name: str
+    dims: tuple[int, ...]
+    slices: int = 1
+
+    @property
+    def chip(self) -> Chip:
+        """Its data sheet."""
+        return CHIPS[self.chip_name]
+
+    @property
+    def slice_chips(self) -> int:
+        """Chips of one slice."""
+        return math.prod(self.dims)
+
+    @property
+    def chips(self) -> int:
+        """Chips of all slices."""
+        return self.slice_chips * self.slices
+
+    @property
+    def devices(self) -> int:
+        """What jax calls devices: as many as chips, but two of a chip of v7x."""
+        return self.chips * DEVICES_PER_CHIP.get(self.chip_name, 1)
+
+    def __str__(self) -> str:
+        name = f"{self.chip_name}:{'x'.join(map(str, self.dims))}"
+        return name if self.slices == 1 else f"{self.slices} x {name}"
+
+
+def parse(text: str, slices: int = 1) -> Topology:
+    """Read "v5e:16x16", "v5p:4x4x8", "h100:2x8" (hosts x GPUs of a host).
+
+    Raises:
+        UserError: an unknown chip, or dimensions that it does not have.
+    """
+    match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)*)", text.lower())
+    if not match:
+        raise UserError(f"--topology={text!r} is not a topology; write chip:dimensions, such as v5e:16x16 or h100:2x8")
+    name, dims = match[1], tuple(int(n) for n in match[2].split("x"))
+    if name not in CHIPS:
+        raise UserError(f"--topology={text}: {name!r} is not known; choose of {choices(CHIPS)}{nearest(name, CHIPS)}")
+    wanted = CHIPS[name].dims
+    if len(dims) != wanted or min(dims) < 1:
+        form = "x".join("nmk"[:wanted])
+        raise UserError(f"--topology={text}: {name} has {wanted} dimensions above zero; write {name}:{form}")
+    if slices < 1:
+        raise UserError(f"--slices={slices} must be above zero")
+    return Topology(name, dims, slices)
+
+
+def mesh_devices(topology: Topology, shape: Mapping[str, int], devices: list[Any]) -> Any:
+    """Return the devices as an array of the mesh's `shape`, neighbours on the inner axes; slices on the outer one.
+
+    Raises:
+        UserError: when `mesh.slice` is not the number of slices.
+    """
+    from jax.experimental import mesh_utils
+
+    dims = [shape.get(a, 1) for a in AXES]
+    if topology.slices > 1:
+        if dims[0] != topology.slices:
+            raise UserError(f"mesh.slice={dims[0]} must be --slices={topology.slices}: data parallel between slices")
+        outer = [dims[0]] + [1] * (len(dims) - 1)
+        inner = [1, *dims[1:]]
+        return mesh_utils.create_hybrid_device_mesh(inner, outer, devices=devices, allow_split_physical_axes=True)
+    return mesh_utils.create_device_mesh(dims, devices=devices, allow_split_physical_axes=True)

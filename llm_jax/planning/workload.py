@@ -1,0 +1,133 @@
+"""What is to be run, taken out of a configuration: sizes of the model and the batch, the mesh, the token budget."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+
+from llm_jax.core import durations, tree
+from llm_jax.core.table import UserError, lookup
+from llm_jax.core.types import Learner
+from llm_jax.cost import flops
+from llm_jax.mesh import plan as plans
+from llm_jax.planning.topology import Topology
+from llm_jax.run import build, sections
+from llm_jax.run.config import Config, construct
+from llm_jax.text.tokenizers import TOKENIZERS
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Plain numbers only, so that it can be written down.
+
+    parameters: all; table_parameters: of them those of embedding and head. hidden: of the feed-forward layers, of all
+    experts that a token chooses together. kv_width: of keys, heads times size. flops_*: model FLOPs of a token, of
+    causal attention or of all. slots: numbers that the optimizer keeps for each parameter. tokens: the budget, None
+    when the duration does not say. fields: of a batch.
+    """
+
+    mesh: dict[str, int]
+    batch_size: int
+    seq_len: int
+    microbatches: int
+    compute_dtype: str
+    remat: str
+    vocab_size: int
+    parameters: int
+    table_parameters: int
+    layers: int
+    width: int
+    hidden: int
+    kv_width: int
+    flops_causal: float
+    flops_full: float
+    slots: float
+    tokens: float | None
+    chunked_loss: bool = False
+    fields: tuple[str, ...] = ("tokens", "targets")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of a batch over all devices."""
+        return self.batch_size * self.seq_len
+
+
+def of(config: Config, topology: Topology) -> Workload:
+    """Return the workload of a configuration on a topology.
+
+    Raises:
+        UserError: whatever is wrong with the configuration; a mesh that does not fit the topology; no vocabulary.
+    """
+    parts = parts_of(config)
+    size = _vocabulary(config)
+    declared = build.model(config, vocab_size=size).declarations()
+    mesh = plans.mesh_shape(parts.mesh.sizes(), topology.devices)
+    shards = math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES)
+    if parts.data.batch_size % (shards * parts.train.microbatches):
+        raise UserError(
+            f"data.batch_size={parts.data.batch_size} does not divide into train.microbatches="
+            f"{parts.train.microbatches} over {shards} shards of the batch; try {shards * parts.train.microbatches}"
+        )
+    length, batch = parts.data.seq_len, parts.data.batch_size
+    per_token = {causal: flops.per_token(declared, length, causal=causal) for causal in (True, False)}
+    tables = [d for p, d in declared.items() if "vocab" in d.axes]
+    queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
+    keys = [d for p, d in declared.items() if p.endswith("/key")]
+    ups = [d for p, d in declared.items() if p.endswith("/up")]
+    hidden = [d.shape[-1] * (d.share * d.shape[1] if "expert" in d.axes else 1) for d in ups]
+    packed = parts.data.packing == "first_fit"
+    return Workload(
+        mesh=mesh, batch_size=batch, seq_len=length, microbatches=parts.train.microbatches,
+        compute_dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat, vocab_size=size,
+        parameters=sum(math.prod(d.shape) for d in declared.values()),
+        table_parameters=sum(math.prod(d.shape) for d in tables),
+        layers=sum(d.shape[0] for d in queries) or 1, width=tables[0].shape[-1],
+        hidden=round(max(hidden, default=4 * tables[0].shape[-1])),
+        kv_width=math.prod(keys[0].shape[-2:]) if keys else tables[0].shape[-1],
+        flops_causal=per_token[True], flops_full=per_token[False], slots=_slots(config, declared),
+        tokens=_budget(parts), chunked_loss=config.values["objective"].get("cross_entropy") == "chunked",
+        fields=("tokens", "targets", *(("segments", "positions", "weights") if packed else ())),
+    )  # fmt: skip
+
+
+def parts_of(config: Config) -> build.Sections:
+    """The run's own sections, without asking for devices."""
+    return build.Sections(**{n: construct(cls, config.values[n]) for n, cls in sections.SECTIONS.items()})
+
+
+def _vocabulary(config: Config) -> int:
+    tokenizer = config.values["data"]["tokenizer"]
+    size = config.values["model"].get("vocab_size") or tokenizer.get("vocab_size")
+    if isinstance(size, int):
+        return size
+    if not lookup(TOKENIZERS, tokenizer["name"], "data.tokenizer.name").trains and tokenizer["name"] == "bytes":
+        return 257
+    raise UserError("model.vocab_size is not known without reading text; give --config.model.vocab_size=N")
+
+
+def _slots(config: Config, declared: Any) -> float:
+    """Numbers that the optimizer keeps, for each parameter."""
+    transform, _ = build.optimizer(config, 10**9)
+    params = tree.unflatten({p: build.abstract(d) for p, d in declared.items()})
+    kept = jax.tree.leaves(jax.eval_shape(transform.init, params))
+    return sum(x.size * x.dtype.itemsize / 4 for x in kept) / sum(x.size for x in jax.tree.leaves(params))
+
+
+def _budget(parts: build.Sections) -> float | None:
+    duration = durations.parse(parts.train.duration)
+    if duration.unit in ("epochs", *durations.SECONDS):
+        return None
+    steps = build.num_steps(parts, duration, 1)
+    return None if steps is None else float(steps * parts.data.batch_size * parts.data.seq_len)
+
+
+def learner_of(config: Config, workload: Workload) -> tuple[Learner, Callable[[plans.Plan], Any]]:
+    """Return the configuration's learner, and what gives its state's shardings of a plan."""
+    parts = parts_of(config)
+    model = build.model(config, vocab_size=workload.vocab_size)
+    transform, _ = build.optimizer(config, 10**9)
+    parts = replace(parts, train=replace(parts.train, microbatches=workload.microbatches))
+    learner = build.learner(config, parts, model, transform)
+    return learner, lambda plan: build.shardings(plan, model.declarations(), learner, transform)
