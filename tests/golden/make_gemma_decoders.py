@@ -1,4 +1,4 @@
-"""Make gemma_decoders.npz: tiny random decoders of Hugging Face `transformers`, in the form of decoders.npz.
+"""Make gemma/CASE.npz: tiny random decoders of Hugging Face `transformers`, in the form of decoders.npz.
 
 Run with torch and transformers installed: python tests/golden/make_gemma_decoders.py. Windows are shorter than the
 texts, and caps low enough to bend scores.
@@ -47,5 +47,6 @@ CASES = {
 
 if __name__ == "__main__":
     torch.manual_seed(2)
-    cases = {f"{c}/{k}": v for c, made in CASES.items() for k, v in make_decoders.decoder(*made).items()}
-    np.savez_compressed(Path(__file__).parent / "gemma_decoders.npz", **cases)
+    for case, made in CASES.items():
+        file = Path(__file__).parent / "gemma" / f"{case.replace(' ', '_')}.npz"
+        np.savez_compressed(file, **make_decoders.decoder(*made))

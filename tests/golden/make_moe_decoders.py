@@ -1,4 +1,4 @@
-"""Make moe_decoders.npz: tiny random decoders with experts of Hugging Face `transformers` on torch, as decoders.npz.
+"""Make moe/CASE.npz: tiny random decoders with experts of Hugging Face `transformers` on torch, as decoders.npz.
 
 Run with torch and transformers installed: python tests/golden/make_moe_decoders.py. Weights and gradients have the
 names of the files that `save_pretrained` writes: there experts are tensors of their own, but for gpt-oss's. In each
@@ -30,14 +30,15 @@ YARN = {
 }  # fmt: skip
 CASES = {
     "mixtral": ("Mixtral", SIZES | {"num_local_experts": 4, "intermediate_size": 6, "head_dim": 4}),
-    "mixtral windowed, tied": (
+    "mixtral windowed tied": (
         "Mixtral",
         SIZES | {"num_local_experts": 3, "intermediate_size": 6, "head_dim": 4, "sliding_window": 4,
                  "tie_word_embeddings": True},
     ),
     "qwen3_moe": ("Qwen3Moe", QWEN | {"norm_topk_prob": True}),
     "qwen3_moe some dense": (
-        "Qwen3Moe", QWEN | {"num_hidden_layers": 5, "decoder_sparse_step": 2, "mlp_only_layers": [3]}
+        "Qwen3Moe",
+        QWEN | {"num_hidden_layers": 5, "decoder_sparse_step": 2, "mlp_only_layers": [3], "moe_intermediate_size": 5},
     ),
     "gpt_oss": (
         "GptOss",
@@ -50,7 +51,7 @@ CASES = {
     "deepseek_v3 plain": (
         "DeepseekV3",
         DEEPSEEK | {"q_lora_rank": None, "rope_interleave": False, "num_hidden_layers": 3, "norm_topk_prob": False,
-                    "n_shared_experts": 2},
+                    "n_shared_experts": 2, "moe_intermediate_size": 4},
     ),
 }  # fmt: skip
 
@@ -97,5 +98,5 @@ def decoder(family: str, fields: dict) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    cases = {f"{case}/{k}": v for case, made in CASES.items() for k, v in decoder(*made).items()}
-    np.savez_compressed(HERE / "moe_decoders.npz", **cases)
+    for case, made in CASES.items():
+        np.savez_compressed(HERE / "moe" / f"{case.replace(' ', '_')}.npz", **decoder(*made))

@@ -15,7 +15,8 @@ from llm_jax.interop.names import NAMES, from_hf, numbered
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
 
-FILES = ("decoders.npz", "dense_decoders.npz", "gemma_decoders.npz")
+GOLDEN = Path(__file__).parents[1] / "golden"
+FILES = ("decoders.npz", "dense_decoders.npz")
 CASES = [
     "gemma", "gemma2", "gemma2 without caps", "gemma3", "gemma3 stretched", "gpt2", "gpt2 narrow mlp",
     "gpt_neox", "gpt_neox tied", "llama", "llama grouped", "llama tied", "llama stretched", "llama stretched evenly",
@@ -27,8 +28,12 @@ CASES = [
 def golden():
     found = {}
     for file in FILES:
-        with np.load(Path(__file__).parents[1] / "golden" / file) as arrays:
+        with np.load(GOLDEN / file) as arrays:
             found |= arrays
+    for file in (GOLDEN / "gemma").iterdir():
+        case = next(case for case in CASES if case.replace(" ", "_") == file.stem)
+        with np.load(file) as arrays:
+            found |= {f"{case}/{name}": a for name, a in arrays.items()}
     return found
 
 

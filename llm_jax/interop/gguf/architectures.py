@@ -12,6 +12,7 @@ import numpy as np
 from llm_jax.interop import configs
 from llm_jax.interop.configs import Json
 from llm_jax.interop.gguf.header import package
+from llm_jax.nn.rotary import Rope, frequencies
 
 
 def usual(config: Json) -> dict[str, Any]:
@@ -103,14 +104,15 @@ def form_of(metadata: Mapping[str, Any]) -> Architecture | None:
 
 def factors_of(config: Json) -> np.ndarray | None:
     """Return by how much Llama 3's scaling divides each frequency, float32 [K/2]; None of a model without it."""
-    from llm_jax.nn.rotary import Rope, frequencies
-
     said = config.get("rope_scaling") or {}
     if said.get("rope_type") != "llama3":
         return None
-    fields = {ours: said[theirs] for theirs, ours in configs.STRETCHED.items()}
     theta, size = config["rope_theta"], config["head_dim"]
-    return np.asarray(frequencies(size, theta) / Rope(theta, **fields).frequencies(size), np.float32)
+    rope = Rope(
+        theta=theta, factor=said["factor"], original=said["original_max_position_embeddings"],
+        low=said["low_freq_factor"], high=said["high_freq_factor"],
+    )  # fmt: skip
+    return np.asarray(frequencies(size, theta) / rope.frequencies(size), np.float32)
 
 
 class Place(NamedTuple):

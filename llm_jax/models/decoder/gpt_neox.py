@@ -107,5 +107,6 @@ PRESETS = {
 }
 """GPT-NeoX-20B, and below it Pythia (Biderman et al. 2023), as fields of `GptNeoX`.
 
-vocab_size is 50304 up to 1.4b, 50432 for 6.9b and 20b, 50688 for 12b.
+vocab_size is 50304 up to 2.8b, 50432 for 6.9b and 20b, 50688 for 12b. With it they have 70,426,624, 162,322,944,
+405,334,016, 1,011,781,632, 1,414,647,808, 2,775,208,960, 6,857,302,016, 11,846,072,320 and 20,554,567,680 parameters.
 """

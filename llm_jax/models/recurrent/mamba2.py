@@ -146,4 +146,7 @@ PRESETS = {
     "2.7b": {"num_layers": 64, "embed_dim": 2560},
     "7b": {"num_layers": 64, "embed_dim": 4096, "num_groups": 8, "tied": False},
 }
-"""Sizes as fields of `Mamba2`: 7b is Mamba-Codestral's, the others are the paper's."""
+"""Sizes as fields of `Mamba2`: 7b is Mamba-Codestral's, vocab_size 32768, the others are the paper's, vocab_size 50288.
+
+With it they have 128,989,632, 368,346,624, 780,161,280, 1,343,757,312, 2,702,599,680 and 7,285,403,648 parameters.
+"""
