@@ -31,12 +31,10 @@ def candidates(w: Workload, topology: Topology) -> Iterator[Workload]:
 
 
 def ranked(w: Workload, topology: Topology) -> list[tuple[Workload, dict[str, Any]]]:
-    """Return the candidates that fit by formula, fastest a token first; equals by memory."""
+    """Return the candidates that fit by formula, fastest a token first."""
     found = [(c, by_formula(c, topology)) for c in candidates(w, topology)]
     fitting = [(c, p) for c, p in found if p["bytes"] <= HEADROOM * p["usable_bytes"]]
-    return sorted(
-        fitting, key=lambda pair: (round(-pair[1]["mfu_causal"], 4), pair[1]["serial_step_s"] / pair[0].batch_size)
-    )
+    return sorted(fitting, key=lambda pair: (pair[1]["step_s"] / pair[0].batch_size, pair[1]["bytes"]))
 
 
 def overrides(w: Workload) -> list[str]:

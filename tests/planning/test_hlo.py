@@ -113,6 +113,7 @@ def test_a_program_compiled_here_is_read_as_it_was_written():
 
     text = jax.jit(loss).lower(weights, x).compile().as_text()
     rows = {(r.kind, r.axes): r for r in collectives.traffic(hlo.parse(text), {"data": 2, "fsdp": 4})}
+    print(rows)
     gather = rows["all-gather", ("fsdp",)]
     assert gather.count == 3
     np.testing.assert_allclose(gather.whole, 3 * 32 * 32 * 4)
