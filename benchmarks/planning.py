@@ -121,7 +121,7 @@ def table() -> list[str]:
     lines = [
         "# Plans against published runs", "", __doc__.splitlines()[0], "",
         "Predicted by `llm_jax.planning` from formulas (the runs are of other programs, so nothing is compiled).",
-        "`bare` is the data sheet's peak; `others` multiplies it by one efficiency, fitted to the runs of all other",
+        "`bare` is the data sheet's peak; `others` multiplies it by one efficiency, fitted to the runs of other",
         "sources. In both, half of the time on links is exposed: that share was chosen with all of these runs in sight,",
         "so it is not held out. MFU counts causal attention; published TFLOP/s count whole attention, converted by",
         "tokens.", "",
@@ -148,7 +148,7 @@ def table() -> list[str]:
         f"{spread[1]:.1%} (worst {max(map(abs, others)):.0%}). Fitted to all: {fitted(ROWS):.3f}.",
         "", "Sources: " + "; ".join(sorted({r.source for r in ROWS})) + ".",
         "Model sizes of the scaled runs: MaxText's `get_individual_scales` over width 2048, 16 heads of 128, hidden",
-        "7168, 16 layers. Runs whose remat keeps projections on the host are taken to compute half of the forward again.",
+        "7168, 16 layers. `offload`: half of the forward pass is taken to be computed again.",
     ]  # fmt: skip
 
 

