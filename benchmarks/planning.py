@@ -122,8 +122,8 @@ def table() -> list[str]:
         "# Plans against published runs", "", __doc__.splitlines()[0], "",
         "Predicted by `llm_jax.planning` from formulas (the runs are of other programs, so nothing is compiled).",
         "`bare` is the data sheet's peak; `others` multiplies it by one efficiency, fitted to the runs of other",
-        "sources. In both, half of the time on links is exposed: that share was chosen with all of these runs in sight,",
-        "so it is not held out. MFU counts causal attention; published TFLOP/s count whole attention, converted by",
+        "sources. In both, half of the time on links is exposed: that share was chosen with all runs in sight, so it",
+        "is not held out. MFU counts causal attention; published TFLOP/s count whole attention, converted by",
         "tokens.", "",
         "| model | chips | rows x length a chip | tensor | remat | published tok/s/chip | MFU | bare | error | others |"
         " error | binds |",

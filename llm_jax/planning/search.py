@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_jax.mesh.plan import REMAT
+from llm_jax.planning.analytic import SHARDED
 from llm_jax.planning.estimate import by_formula
 from llm_jax.planning.topology import Topology
 from llm_jax.planning.workload import Workload
@@ -23,7 +24,7 @@ def candidates(w: Workload, topology: Topology) -> Iterator[Workload]:
         for fsdp in _divisors(per_slice // tensor):
             if tensor > 16:
                 continue
-            mesh = {"slice": topology.slices, "data": per_slice // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
+            mesh = {"slice": topology.slices, "data": per_slice // tensor // fsdp, SHARDED: fsdp, "tensor": tensor}
             rows = topology.devices // tensor
             for batch in sorted({w.batch_size * n // 4 for n in (1, 2, 4, 8, 16)}):
                 if batch and batch % (rows * w.microbatches) == 0:
