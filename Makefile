@@ -11,11 +11,12 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 READY := $(VENV)/ready-$(VERSION)
 DEV := $(VENV)/dev-$(VERSION)
 ORACLES := $(VENV)/oracles-$(VERSION)
+PLAN := $(VENV)/plan-$(VERSION)
 INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
 CHAT ?= runs/smollm2
 
-.PHONY: quickstart chat test test-laws test-oracles golden families format venv dev oracles bench clean
+.PHONY: quickstart chat test test-laws test-oracles test-plan golden families format venv dev oracles bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -44,6 +45,9 @@ test-laws: $(DEV)
 test-oracles: $(ORACLES)
 	$(BIN)/pytest -m oracle tests
 
+test-plan: $(PLAN)
+	$(BIN)/pytest -m plan tests/planning
+
 golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_decoders.py
 	$(BIN)/python tests/golden/make_optimizers.py
@@ -58,6 +62,7 @@ bench: $(ORACLES)
 	$(BIN)/python -m benchmarks.decoding --torch_python=$(BIN)/python --out=benchmarks/DECODING.md
 	$(BIN)/python -m benchmarks.compiling > benchmarks/COMPILING.md
 	$(BIN)/python -m benchmarks.encoding > benchmarks/ENCODING.md
+	$(BIN)/python -m benchmarks.planning > benchmarks/PLANNING.md
 
 format: $(DEV)
 	$(BIN)/ruff format llm_jax configs tests benchmarks
@@ -78,6 +83,10 @@ $(INTEROP): $(READY) requirements-interop.txt
 $(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check \
 	  -r requirements-dev.txt -r requirements-data.txt -r requirements-interop.txt
+	@touch $@
+
+$(PLAN): $(DEV) requirements-plan.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-plan.txt
 	@touch $@
 
 $(ORACLES): $(DEV) requirements-oracles.txt

@@ -8,11 +8,13 @@ once; tensor parallelism sums two activations a layer and pass; data parallelism
 import math
 from dataclasses import dataclass
 
+from llm_jax.mesh.plan import RULES
 from llm_jax.planning.collectives import Traffic, sent
 from llm_jax.planning.roofline import Work
 from llm_jax.planning.topology import Topology
 from llm_jax.planning.workload import Workload
 
+SHARDED = RULES["embed"][0]  # the mesh axis over which parameters are fully sharded
 RECOMPUTED = {"none": 0.0, "dots": 0.05, "offload": 0.5, "full": 1.0}
 """The share of the forward pass that is computed again. `offload` is of other programs: they keep the projections of
 attention on the host."""
@@ -55,14 +57,14 @@ def memory_traffic(w: Workload, topology: Topology) -> float:
 
 def traffic(w: Workload) -> list[Traffic]:
     """Return a step's collectives by formula."""
-    fsdp, tensor, data = (w.mesh.get(a, 1) for a in ("fsdp", "tensor", "data"))
+    fsdp, tensor, data = (w.mesh.get(a, 1) for a in (SHARDED, "tensor", "data"))
     slices, size, m = w.mesh.get("slice", 1), _size(w), w.microbatches
     part = w.parameters / tensor * size
     found = []
     if fsdp > 1:
         # Once forwards and once backwards: what is computed again shares its weights with the gradient.
-        found.append(_row("all-gather", ("fsdp",), 2 * m * part, fsdp))
-        found.append(_row("reduce-scatter", ("fsdp",), m * part, fsdp))
+        found.append(_row("all-gather", (SHARDED,), 2 * m * part, fsdp))
+        found.append(_row("reduce-scatter", (SHARDED,), m * part, fsdp))
     if tensor > 1:
         local = w.tokens_per_step / _rows(w) * w.width * size
         sums = 2 * w.layers * (2 + RECOMPUTED[w.remat])

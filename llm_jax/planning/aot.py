@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llm_jax.core.table import UserError
-from llm_jax.planning.gpu import FLAGS, TARGETS
-from llm_jax.planning.topology import LIBTPU, Topology
+from llm_jax.planning.topology import FLAGS, LIBTPU, TARGETS, Topology
 from llm_jax.planning.workload import Workload
 from llm_jax.run.config import Config
 

@@ -31,8 +31,7 @@ def _time(plan: dict[str, Any]) -> list[str]:
     seconds = plan["seconds"]
     low, high = plan["step_bounds_s"]
     lines = [
-        f"a step: {plan['step_s']:.3f} s ({low:.3f} if all overlapped, {high:.3f} if nothing did); "
-        f"{plan['binds']} binds"
+        f"a step: {plan['step_s']:.3f} s ({low:.3f} if all overlaps, {high:.3f} if nothing); {plan['binds']} binds"
     ]
     work = {
         "compute": f"{plan['executed_flops']:.4g} FLOPs a chip at {plan['efficiency']:.0%} of its peak",

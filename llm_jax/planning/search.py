@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from llm_jax.mesh.plan import REMAT
+from llm_jax.planning.analytic import SHARDED
 from llm_jax.planning.estimate import by_formula
 from llm_jax.planning.topology import Topology
 from llm_jax.planning.workload import Workload
@@ -23,7 +24,7 @@ def candidates(w: Workload, topology: Topology) -> Iterator[Workload]:
         for fsdp in _divisors(per_slice // tensor):
             if tensor > 16:
                 continue
-            mesh = {"slice": topology.slices, "data": per_slice // tensor // fsdp, "fsdp": fsdp, "tensor": tensor}
+            mesh = {"slice": topology.slices, "data": per_slice // tensor // fsdp, SHARDED: fsdp, "tensor": tensor}
             rows = topology.devices // tensor
             for batch in sorted({w.batch_size * n // 4 for n in (1, 2, 4, 8, 16)}):
                 if batch and batch % (rows * w.microbatches) == 0:
@@ -31,12 +32,10 @@ def candidates(w: Workload, topology: Topology) -> Iterator[Workload]:
 
 
 def ranked(w: Workload, topology: Topology) -> list[tuple[Workload, dict[str, Any]]]:
-    """Return the candidates that fit by formula, fastest a token first; equals by memory."""
+    """Return the candidates that fit by formula, fastest a token first."""
     found = [(c, by_formula(c, topology)) for c in candidates(w, topology)]
     fitting = [(c, p) for c, p in found if p["bytes"] <= HEADROOM * p["usable_bytes"]]
-    return sorted(
-        fitting, key=lambda pair: (round(-pair[1]["mfu_causal"], 4), pair[1]["serial_step_s"] / pair[0].batch_size)
-    )
+    return sorted(fitting, key=lambda pair: (pair[1]["step_s"] / pair[0].batch_size, pair[1]["bytes"]))
 
 
 def overrides(w: Workload) -> list[str]:

@@ -21,8 +21,7 @@ from llm_jax.mesh import plan as plans
 from llm_jax.mesh.place import batch_sharding
 from llm_jax.mesh.plan import AXES, Plan
 from llm_jax.planning import topology as topologies
-from llm_jax.planning.gpu import TARGETS
-from llm_jax.planning.topology import Topology
+from llm_jax.planning.topology import TARGETS, Topology
 from llm_jax.planning.workload import Workload, learner_of
 from llm_jax.run.config import Config
 

@@ -1,0 +1,58 @@
+"""`plan` from the command line, with formulas alone."""
+
+import json
+
+import pytest
+
+from llm_jax.cli import main
+from llm_jax.planning import aot
+
+POD = ["plan", "--config=configs/pods/llama2_7b.py", "--topology=v5e:16x16"]
+
+
+def test_a_plan_is_printed_and_saved(tmp_path, capsys):
+    out = tmp_path / "plans" / "plan.json"
+    assert main([*POD, "--analytic", "--price=1.5", f"--out={out}"]) == 0
+    printed, saved = capsys.readouterr().out, json.loads(out.read_text())
+    for words in ("fits", "binds", "tokens/s", "chip-hours", "save every", "at 1.5 a chip-hour"):
+        assert words in printed
+    assert saved["chips"] == 256 and saved["fits"] and saved["budget"]["money"] > 0
+    assert saved["source"] == "formulas"
+
+
+def test_a_search_prints_the_flags_of_the_best(capsys):
+    assert main([*POD, "--search", "--analytic"]) == 0
+    printed = capsys.readouterr().out
+    assert "plans fit by formula" in printed and "the best: --config.mesh.slice=1" in printed
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--price=0"], "--price=0 must be above zero"),
+        (["--config.mesh.fsdp=3"], "needs 3 device"),
+        (["--config.data.batch_size=100"], "does not divide"),
+        (
+            ["--config.model.vocab_size=None", "--config.data.tokenizer={'name': 'bpe'}"],
+            "give --config.model.vocab_size",
+        ),
+        (["--slices=0"], "--slices=0"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused_with_the_way_out(more, complaint, capsys):
+    assert main([*POD, "--analytic", *more]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_model_that_fits_nowhere_is_refused_by_the_search(capsys):
+    assert main(["plan", "--config=configs/pods/llama3_70b.py", "--topology=v5e:2x2", "--search", "--analytic",
+                 "--config.data.batch_size=4"]) == 2  # fmt: skip
+    assert "no plan of this model fits v5e:2x2" in capsys.readouterr().err
+
+
+def test_without_a_compiler_the_way_to_one_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
+    assert main(POD) == 2
+    assert "requirements-plan.txt" in capsys.readouterr().err
+    assert main(["plan", "--config=configs/pods/llama2_7b.py", "--topology=h100:32x8"]) == 2
+    assert "--analytic" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+"""Programs read from their text: loops counted by their turns, slices by their size, groups by their mesh axes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from llm_jax.planning import collectives, hlo
+
+TPU = """HloModule jit_step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  ROOT %s = f32[] add(%a, %a)
+}
+
+%fused (p0: f32[16,8,128], p1: s32[]) -> f32[1,8,128] {
+  %p0 = f32[16,8,128]{2,1,0} parameter(0)
+  %p1 = s32[] parameter(1)
+  ROOT %slice = f32[1,8,128]{2,1,0} dynamic-slice(%p0, %p1), dynamic_slice_sizes={1,8,128}
+}
+
+%body (t: (s32[], f32[16,8,128])) -> (s32[], f32[16,8,128]) {
+  %t = (s32[]{:T(128)}, f32[16,8,128]{2,1,0:T(8,128)}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %w = f32[16,8,128]{2,1,0:T(8,128)} get-tuple-element(%t), index=1
+  %one = f32[1,8,128]{2,1,0} fusion(%w, %i), kind=kLoop, calls=%fused
+  %whole = bf16[32,128]{1,0:T(8,128)(2,1)} all-gather(%one), replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+  ROOT %out = (s32[], f32[16,8,128]) tuple(%i, %w)
+}
+
+%cond (t: (s32[], f32[16,8,128])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(16)
+  %t2 = (s32[], f32[16,8,128]) parameter(0)
+  %j = s32[] get-tuple-element(%t2), index=0
+  ROOT %less = pred[]{:T(512)} compare(%j, %limit), direction=LT
+}
+
+ENTRY %main (w: f32[16,8,128]) -> f32[] {
+  %w = f32[16,8,128]{2,1,0} parameter(0)
+  %zero = s32[] constant(0)
+  %start = (s32[], f32[16,8,128]) tuple(%zero, %w)
+  %loop = (s32[]{:T(128)}, f32[16,8,128]{2,1,0}) while(%start), condition=%cond, body=%body
+  ROOT %sum = f32[] all-reduce(%zero), replica_groups=[1,8]<=[8], to_apply=%add, metadata={op_name="jit(step)/a/sum"}
+}
+"""
+MESH = {"data": 2, "fsdp": 4}
+
+
+def test_what_stands_in_a_loop_is_counted_as_often_as_the_loop_turns():
+    program = hlo.parse(TPU)
+    assert program.runs()["body"] == 16
+    gather, total = collectives.traffic(program, MESH)
+    assert (gather.kind, gather.axes, gather.count) == ("all-gather", ("fsdp",), 16)
+    assert gather.whole == 16 * 32 * 128 * 2
+    assert gather.sent == gather.whole * 3 / 4
+    assert (total.kind, total.axes, total.count, total.sent) == ("all-reduce", ("data", "fsdp"), 1, 2 * 4 * 7 / 8)
+
+
+def test_a_known_trip_count_is_believed_before_the_condition():
+    line = next(i for i, _ in hlo.parse(TPU).lines() if i.op == "while")
+    known = hlo.Instruction("l", "", "while", line.rest + ', backend_config={"known_trip_count":{"n":"7"}}', False)
+    assert hlo.parse(TPU).trips(line) == 16
+    assert hlo.parse(TPU).trips(known) == 7
+
+
+def test_a_slice_of_a_stack_of_layers_reads_a_layer():
+    layer, gathered, scalar = 8 * 128 * 4, 32 * 128 * 2, 4
+    index = 4
+    expected = 16 * (layer + index + layer + layer + gathered) + 2 * scalar
+    assert hlo.parse(TPU).memory_traffic() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "axes"),
+    [
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}", ("fsdp",)),
+        ("replica_groups={{0,4},{1,5},{2,6},{3,7}}", ("data",)),
+        ("replica_groups=[4,2]<=[2,4]T(1,0)", ("data",)),
+        ("replica_groups=[2,4]<=[8]", ("fsdp",)),
+        ("replica_groups=mesh['x'=2,'y'=4] {'x'}", ("data",)),
+        ("replica_groups=mesh['x'=2,'y'=4] {'x','y'}", ("data", "fsdp")),
+        ("source_target_pairs={{0,1},{1,2},{2,3},{3,0}}", ("fsdp",)),
+        ("replica_groups={}", ("data", "fsdp")),
+    ],
+)
+def test_groups_of_every_notation_run_along_their_mesh_axes(text, axes):
+    assert collectives.axes_of(collectives.groups(text, 8), MESH) == axes
+
+
+def test_bytes_of_types():
+    assert hlo.type_bytes("(bf16[2,8]{1,0:T(8,128)}, f32[], pred[3]{0})") == 32 + 4 + 3
+
+
+def test_a_text_that_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        hlo.parse("HloModule empty")
+
+
+def test_a_program_compiled_here_is_read_as_it_was_written():
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    weights = jax.ShapeDtypeStruct((3, 32, 32), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp", None)))
+    x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp"), None)))
+
+    def loss(weights, x):
+        def layer(x, w):
+            whole = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P(None, None)))
+            return jnp.tanh(x @ whole), None
+
+        return jax.lax.scan(layer, x, weights)[0].sum()
+
+    text = jax.jit(loss).lower(weights, x).compile().as_text()
+    rows = {(r.kind, r.axes): r for r in collectives.traffic(hlo.parse(text), {"data": 2, "fsdp": 4})}
+    gather = next(r for r in rows.values() if r.kind == "all-gather")
+    assert "fsdp" in gather.axes  # the compiler may split the rows over `data` too before it gathers them
+    assert gather.count == 3
+    np.testing.assert_allclose(gather.whole, 3 * 32 * 32 * 4)
+    assert ("all-reduce", ("data", "fsdp")) in rows
