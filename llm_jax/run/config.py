@@ -223,7 +223,7 @@ def _fields(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
             values[name] = _convert(given[name], hint | None if required else hint, key)
         elif field.default is not dataclasses.MISSING:
-            values[name] = field.default
+            values[name] = list(field.default) if isinstance(field.default, tuple) else field.default
         else:
             values[name] = None if field.default_factory is dataclasses.MISSING else field.default_factory()
     return values

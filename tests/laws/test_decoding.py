@@ -72,10 +72,13 @@ WINDOWED = ("gemma2", "gemma3", "gpt_oss", "mistral", "mixtral", "phi3")
     ("family", "layout"),
     [*((family, "unstacked") for family in WINDOWED), ("gemma2", "scanned"), ("mistral", "scanned")],
 )
-def test_cached_is_whole_in_texts_many_windows_long(make, draw, layout, monkeypatch):
+def test_cached_is_whole_in_texts_many_windows_long(make, draw, layout):
     """Prompts longer than the window and padded on the left, then pieces of one token and of two."""
-    if layout == "scanned":
-        monkeypatch.setattr(stack, "UNROLLED_ON_CPU", 0)
+    with plan.Plan(unrolled=0 if layout == "scanned" else 12).active():
+        cached_is_whole_in_long_texts(make, draw, layout)
+
+
+def cached_is_whole_in_long_texts(make, draw, layout):
     model = make(window=WINDOW, num_layers=4)
     params, lengths = draw(model), (8, 1, 5)  # the shortest: its padding is still in the first window
     whole = np.asarray(jax.jit(lambda p, t: model.apply(p, {"tokens": t}).logits)(params, LONG))
