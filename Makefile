@@ -52,6 +52,11 @@ golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_decoders.py
 	$(BIN)/python tests/golden/make_optimizers.py
 	$(BIN)/python tests/golden/make_chats.py
+	$(BIN)/python tests/golden/make_dense_decoders.py
+	$(BIN)/python tests/golden/make_gemma_decoders.py
+	$(BIN)/python tests/golden/make_mamba2.py
+	$(BIN)/python tests/golden/make_moe.py
+	$(BIN)/python tests/golden/make_moe_decoders.py
 	$(BIN)/python tests/golden/make_ropes.py
 
 families: $(ORACLES)

@@ -5,7 +5,7 @@ What llama.cpp computes without being told stands in `implied`; a model that mea
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
