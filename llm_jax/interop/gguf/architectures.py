@@ -108,11 +108,8 @@ def factors_of(config: Json) -> np.ndarray | None:
     if said.get("rope_type") != "llama3":
         return None
     theta, size = config["rope_theta"], config["head_dim"]
-    rope = Rope(
-        theta=theta, factor=said["factor"], original=said["original_max_position_embeddings"],
-        low=said["low_freq_factor"], high=said["high_freq_factor"],
-    )  # fmt: skip
-    return np.asarray(frequencies(size, theta) / rope.frequencies(size), np.float32)
+    turned = cast(Any, Rope(theta, kind="llama3", **fields).frequencies(size))
+    return np.asarray(frequencies(size, theta) / turned, np.float32)
 
 
 class Place(NamedTuple):
