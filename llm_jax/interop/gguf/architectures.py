@@ -12,6 +12,7 @@ import numpy as np
 from llm_jax.interop import configs
 from llm_jax.interop.configs import Json
 from llm_jax.interop.gguf.header import package
+from llm_jax.interop.rope import WORDS
 from llm_jax.nn.rotary import Rope, frequencies
 
 
@@ -108,6 +109,7 @@ def factors_of(config: Json) -> np.ndarray | None:
     if said.get("rope_type") != "llama3":
         return None
     theta, size = config["rope_theta"], config["head_dim"]
+    fields = {WORDS[key]: value for key, value in said.items() if key in WORDS}
     turned = cast(Any, Rope(theta, kind="llama3", **fields).frequencies(size))
     return np.asarray(frequencies(size, theta) / turned, np.float32)
 
