@@ -133,7 +133,7 @@ def gradients_of_ours(run: OpenRun, tokens: np.ndarray) -> Any:
     """Return the gradient of the mean loss of next tokens by every parameter."""
 
     def loss(params: Any) -> Any:
-        scores = jax.nn.log_softmax(run.model.apply(params, {"tokens": tokens[:, :-1]}).logits)
+        scores = jax.nn.log_softmax(run.model.apply(params, {"tokens": tokens}).logits[:, :-1])
         return -jnp.mean(jnp.take_along_axis(scores, jnp.asarray(tokens[:, 1:, None]), axis=-1))
 
     return jax.jit(jax.grad(loss))(run.params())
