@@ -147,7 +147,7 @@ def _stretched(path: Path, header: Header, form: Architecture, config: dict[str,
     if entry is None:
         return config
     found = dequantized(path, entry) if math.prod(entry.shape) * 2 == config["head_dim"] else np.zeros(1)
-    factor = round(float(found.max()), 3)
+    factor = round(float(np.max(found)), 3)
     scaling = {"rope_type": "llama3", "factor": factor, **LLAMA3}
     wanted = factors_of(config | {"rope_scaling": scaling}) if factor > 1 else np.ones_like(found)
     if wanted is None or not np.allclose(found, wanted, rtol=1e-3):
