@@ -1,7 +1,7 @@
-"""Make decoders.npz: tiny random GPT-2 and Llama of Hugging Face `transformers` on torch, with logits and gradients.
+"""Make decoders/CASE.npz: tiny random GPT-2 and Llama of Hugging Face `transformers`, with logits and gradients.
 
-Run with torch and transformers installed: python tests/golden/make_decoders.py. It holds, for each case, the fields of
-our model, the foreign weights by their own names, tokens and targets, float32 logits, the mean loss and its gradient by
+Run with torch and transformers installed: python tests/golden/make_decoders.py. A file holds the config.json of a
+model, the foreign weights by their own names, tokens and targets, float32 logits, the mean loss and its gradient by
 every weight. Also attention and norms of `torch.nn.functional`, as layers.npz.
 """
 
@@ -48,6 +48,12 @@ def decoder(family: str, fields: dict) -> dict[str, np.ndarray]:
     return {name: a.detach().numpy() for name, a in arrays.items()} | {"config": np.array(json.dumps(config.to_dict()))}
 
 
+def write(folder: str, cases: dict[str, tuple[str, dict]]) -> None:
+    """Make FOLDER/CASE.npz of every case."""
+    for case, made in cases.items():
+        np.savez_compressed(HERE / folder / f"{case.replace(' ', '_')}.npz", **decoder(*made))
+
+
 def layers() -> dict[str, np.ndarray]:
     """Return inputs and results of torch's attention and norms."""
     functional = torch.nn.functional
@@ -72,6 +78,5 @@ def layers() -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    cases = {f"{case}/{k}": v for case, (family, fields) in CASES.items() for k, v in decoder(family, fields).items()}
-    np.savez_compressed(HERE / "decoders.npz", **cases)
+    write("decoders", CASES)
     np.savez_compressed(HERE / "layers.npz", **layers())

@@ -1,4 +1,4 @@
-"""Make dense_decoders.npz: more tiny random decoders of Hugging Face `transformers`, in the form of decoders.npz.
+"""Make dense/CASE.npz: more tiny random decoders of Hugging Face `transformers`, in the form of decoders/CASE.npz.
 
 Run with torch and transformers installed: python tests/golden/make_dense_decoders.py. Also the rotary frequencies of
 `ROPE_INIT_FUNCTIONS` for a published model's sizes and for rough ones, as rope.npz.
@@ -53,8 +53,7 @@ def rope(head_dim: int, parameters: dict) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     torch.manual_seed(1)
-    cases = {f"{c}/{k}": v for c, made in CASES.items() for k, v in make_decoders.decoder(*made).items()}
-    np.savez_compressed(HERE / "dense_decoders.npz", **cases)
+    make_decoders.write("dense", CASES)
     np.savez_compressed(
         HERE / "rope.npz", **{f"{c}/{k}": v for c, made in ROPES.items() for k, v in rope(*made).items()}
     )

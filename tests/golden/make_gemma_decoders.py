@@ -1,13 +1,10 @@
-"""Make gemma/CASE.npz: tiny random decoders of Hugging Face `transformers`, in the form of decoders.npz.
+"""Make gemma/CASE.npz: tiny random decoders of Hugging Face `transformers`, in the form of decoders/CASE.npz.
 
 Run with torch and transformers installed: python tests/golden/make_gemma_decoders.py. Windows are shorter than the
 texts, and caps low enough to bend scores.
 """
 
-from pathlib import Path
-
 import make_decoders
-import numpy as np
 import torch
 
 SIZES = make_decoders.LLAMA | {
@@ -47,6 +44,4 @@ CASES = {
 
 if __name__ == "__main__":
     torch.manual_seed(2)
-    for case, made in CASES.items():
-        file = Path(__file__).parent / "gemma" / f"{case.replace(' ', '_')}.npz"
-        np.savez_compressed(file, **make_decoders.decoder(*made))
+    make_decoders.write("gemma", CASES)

@@ -1,4 +1,4 @@
-"""Make mamba2.npz: tiny random Mamba-2 models of Hugging Face `transformers` on torch, as decoders.npz.
+"""Make mamba2.npz: tiny random Mamba-2 models of Hugging Face `transformers` on torch, as decoders/CASE.npz.
 
 Run with torch and transformers installed: python tests/golden/make_mamba2.py. Chunks are shorter than the text, and
 its length is no multiple of theirs. `greedy` continues the first tokens. Prints the parameters of published sizes.

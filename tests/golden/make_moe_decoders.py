@@ -1,4 +1,4 @@
-"""Make moe/CASE.npz: tiny random decoders with experts of Hugging Face `transformers` on torch, as decoders.npz.
+"""Make moe/CASE.npz: tiny random decoders with experts of Hugging Face `transformers` on torch, as decoders/CASE.npz.
 
 Run with torch and transformers installed: python tests/golden/make_moe_decoders.py. Weights and gradients have the
 names of the files that `save_pretrained` writes: there experts are tensors of their own, but for gpt-oss's. In each
