@@ -5,7 +5,6 @@ the prompt, the number of the sample and the token's index into the key, so that
 their order, nor the buckets change it.
 """
 
-import zlib
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -19,22 +18,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.core import keys
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Cache, Decodes, Model, Params
+from llm_jax.core.types import Cache, Decodes, Params
 from llm_jax.decode.filters import NOTHING, Knobs, Sampling, draw, repetition, truncate
+from llm_jax.decode.prompts import ALL, Prompts, aligned, bucket, check_prompts
 from llm_jax.mesh import plan
 from llm_jax.nn.stack import unroll_by_default, unstack
 
-SMALLEST_BUCKET = 32  # lengths are rounded up to 32, 64, 128, ... slots; the number of rows to 1, 2, 4, ...
-ALL = np.iinfo(np.int32).max
 UNROLLED = 64  # layers of a stack in the loop on CPU: one token's time is that of reading the weights, in place
-
-
-class Prompts(NamedTuple):
-    """Right-aligned rows, padding first. draws: what tells a row's draws from another's, a hash and a number."""
-
-    tokens: Int[Any, "B T"]
-    segments: Int[Any, "B T"]
-    draws: Int[Any, "B 2"]
 
 
 class Rules(NamedTuple):
@@ -110,7 +100,7 @@ def stream(
         _check_numbers(vocab_size=vocab_size)
     check_prompts(model, prompts, max_new_tokens)
     slots = getattr(model, "max_positions", ALL)
-    rows = _aligned([(prompt, number) for prompt in prompts for number in range(num)], slots)
+    rows = aligned([(prompt, number) for prompt in prompts for number in range(num)], slots)
     stops = [*([] if eos_id is None else [eos_id]), *stop_ids]
     rules = Rules(
         seed=np.uint32(seed),
@@ -218,24 +208,6 @@ def _draw(logits: Float[Array, "B V"], progress: Progress, knobs: Knobs, greedy:
     return draw(truncate(logits, knobs), uniform)
 
 
-def _aligned(prompts: Sequence[tuple[Sequence[int], int]], most: int) -> Prompts:
-    """Return (prompt, number of its sample) pairs as right-aligned rows, filled up to the buckets."""
-    rows = bucket(len(prompts), 1)
-    width = min(bucket(max(len(prompt) for prompt, _ in prompts)), most)
-    out = Prompts(np.zeros((rows, width), np.int32), np.zeros((rows, width), np.int32), np.zeros((rows, 2), np.uint32))
-    for row, (prompt, number) in enumerate(prompts):
-        ids = np.asarray(prompt, np.int32)
-        out.tokens[row, width - len(ids) :] = ids
-        out.segments[row, width - len(ids) :] = 1
-        out.draws[row] = zlib.crc32(ids.tobytes()), number
-    return out
-
-
-def bucket(size: int, smallest: int = SMALLEST_BUCKET) -> int:
-    """Return the least power of two from `smallest` that holds `size`."""
-    return max(smallest, 1 << (size - 1).bit_length())
-
-
 def layout() -> Hashable:
     """Return what a trace reads from the active plan beside its mesh, which is part of jax's own key."""
     active = plan.current()
@@ -247,25 +219,3 @@ def _check_numbers(**numbers: int) -> None:
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**32:
             raise UserError(f"sample.{name}={value!r} must be a whole number, at least {least} and below 2**32")
-
-
-def check_prompts(model: Model, prompts: Sequence[Sequence[int]], new: int, what: str = "prompt") -> None:
-    """Refuse no prompt, empty ones, ids outside the vocabulary, and texts that, with `new` tokens, are too long.
-
-    Raises:
-        UserError: with the number of the prompt and what is wrong with it.
-    """
-    if not len(prompts):
-        raise UserError(f"there is no {what}; give at least one")
-    vocabulary, positions = getattr(model, "vocab_size", ALL), getattr(model, "max_positions", ALL)
-    for number, prompt in enumerate(prompts):
-        if not len(prompt):
-            raise UserError(f"{what} {number} holds no token; give at least one, such as the id that starts a text")
-        wrong = [i for i in prompt if not 0 <= i < vocabulary]
-        if wrong:
-            raise UserError(f"{what} {number} holds id {wrong[0]}, outside model.vocab_size={vocabulary}")
-        if len(prompt) + new > positions:
-            raise UserError(
-                f"{what} {number} has {len(prompt)} tokens, and with {new} new ones it would exceed "
-                f"model.max_positions={positions}; ask for at most {max(0, positions - len(prompt))}, or shorten it"
-            )

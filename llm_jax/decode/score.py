@@ -9,7 +9,8 @@ import numpy as np
 
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Array, Batch, Model, Params
-from llm_jax.decode.sample import bucket, check_prompts, layout
+from llm_jax.decode.prompts import bucket, check_prompts
+from llm_jax.decode.sample import layout
 from llm_jax.kernels.cross_entropy import chunked
 
 
@@ -25,7 +26,7 @@ def score(
 ) -> Score:
     """Return log p(continuation | prompt), a row each, from one pass over the whole texts.
 
-    Rows are one batch, filled up to the buckets of `sample`; a caller with many rows gives them in parts.
+    Rows are one batch, filled up to the buckets of `prompts`; a caller with many rows gives them in parts.
 
     Raises:
         UserError: an empty prompt or continuation, unequal numbers of them, an id outside the vocabulary, or a text

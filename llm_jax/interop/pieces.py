@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llm_jax.core.table import UserError
-from llm_jax.text.adapters import MODEL, SPACE
+from llm_jax.text.adapters.files import SPACE
+from llm_jax.text.adapters.sentencepiece import MODEL
 from llm_jax.text.base import Tokenizer
 
 UNIGRAM, PAIRS = 1, 2  # model types of sentencepiece's protocol

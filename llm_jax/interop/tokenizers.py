@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from llm_jax.core.table import UserError, lookup
-from llm_jax.text.adapters import CONTROLS
+from llm_jax.text.adapters.files import CONTROLS
 from llm_jax.text.base import Tokenizer, read_json
 from llm_jax.text.bpe import EOS, FILE, byte_characters
 from llm_jax.text.normalize import REPLACEMENT

@@ -17,9 +17,9 @@ TOKENIZERS = {
     "bytes": "llm_jax.text.simple:BYTES",
     "characters": "llm_jax.text.simple:CHARACTERS",
     "bpe": "llm_jax.text.bpe:BPE",
-    "huggingface": "llm_jax.text.adapters:HUGGINGFACE",
-    "sentencepiece": "llm_jax.text.adapters:SENTENCEPIECE",
-    "tiktoken": "llm_jax.text.adapters:TIKTOKEN",
+    "huggingface": "llm_jax.text.adapters.huggingface:HUGGINGFACE",
+    "sentencepiece": "llm_jax.text.adapters.sentencepiece:SENTENCEPIECE",
+    "tiktoken": "llm_jax.text.adapters.tiktoken:TIKTOKEN",
 }
 
 log = logging.getLogger(__name__)

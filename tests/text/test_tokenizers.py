@@ -10,7 +10,7 @@ import pytest
 from llm_jax.core.table import UserError
 from llm_jax.data.sources import open_source
 from llm_jax.text import bpe, streaming, tokenizers
-from llm_jax.text.adapters import PATTERNS
+from llm_jax.text.adapters.tiktoken import PATTERNS
 from llm_jax.text.normalize import well_formed
 
 CORPUS = [

@@ -7,7 +7,9 @@ from typing import Any
 from llm_jax.core.table import UserError, choices
 from llm_jax.interop import tokenizers
 from llm_jax.interop.pieces import CONTROL, NORMAL, PAIRS, UNUSED, USER, model_of, scored
-from llm_jax.text.adapters import CONTROLS, PATTERNS, read_huggingface
+from llm_jax.text.adapters import huggingface
+from llm_jax.text.adapters.files import CONTROLS
+from llm_jax.text.adapters.tiktoken import PATTERNS
 from llm_jax.text.base import Tokenizer
 from llm_jax.text.bpe import FILE, PATTERN
 
@@ -69,7 +71,7 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> tuple[Tokenizer | None, tuple[s
     keys = {"eos": "eos_token_id", "bos": "bos_token_id" if starts else "", "pad": "padding_token_id"}
     ids = {role: metadata.get(AT + key) for role, key in keys.items()}
     roles = {role: tokens[i] if isinstance(i, int) and i < len(tokens) else None for role, i in ids.items()}
-    return read_huggingface({FILE: text.encode(), CONTROLS: json.dumps(roles).encode()}), ()
+    return huggingface.read({FILE: text.encode(), CONTROLS: json.dumps(roles).encode()}), ()
 
 
 ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")

@@ -1,7 +1,8 @@
 """GPT-2 of Hugging Face: `Conv1D` kernels [in, out], query, key and value in one; the head is the token table."""
 
 from llm_jax.interop.configs import FieldMap, field, harmless, only
-from llm_jax.interop.names import NameMap, conv1d, same, vector
+from llm_jax.interop.names import NameMap
+from llm_jax.interop.names.rules import conv1d, same, vector
 
 H = "transformer.h.{layer}"
 

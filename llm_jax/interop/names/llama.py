@@ -5,7 +5,8 @@ Other families use its names too: `outside` of the layers, the `attention` of a 
 """
 
 from llm_jax.interop.configs import Entry, FieldMap, field, only
-from llm_jax.interop.names import NameMap, Rule, linear, same
+from llm_jax.interop.names import NameMap
+from llm_jax.interop.names.rules import Rule, linear, same
 from llm_jax.interop.rope import rope
 
 LAYER = "model.layers.{layer}"

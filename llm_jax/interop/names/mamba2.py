@@ -3,7 +3,8 @@
 import math
 
 from llm_jax.interop.configs import Entry, FieldMap, Fields, Shapes, field, harmless, only
-from llm_jax.interop.names import NameMap, depthwise, linear, same, vector
+from llm_jax.interop.names import NameMap
+from llm_jax.interop.names.rules import depthwise, linear, same, vector
 
 MIXER, OURS = "backbone.layers.{layer}.mixer", "blocks/mixer"
 

@@ -2,8 +2,9 @@
 
 from llm_jax.core.table import UserError
 from llm_jax.interop.configs import Entry, FieldMap, Fields, Json
-from llm_jax.interop.names import NameMap, vector
+from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, dense, gated, outside
+from llm_jax.interop.names.rules import vector
 
 WHOLE = "full_attention"
 

@@ -8,7 +8,8 @@ from jaxtyping import Array, Float
 
 from llm_jax.core import keys
 from llm_jax.core.types import Cache, Key
-from llm_jax.models.decoder import uniform
+from llm_jax.models import layers
+from llm_jax.models.decoder import parts
 from llm_jax.nn.attention import Context
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.norm import RmsNorm
@@ -52,18 +53,18 @@ class Olmo2:
     rope: Rope = field(default_factory=lambda: Rope(theta=5e5))
 
     def __post_init__(self) -> None:
-        uniform.check(self)
+        parts.check(self)
 
-    declarations = uniform.declarations
-    init = uniform.init
-    apply = uniform.apply
-    empty_cache = uniform.empty_cache
-    prefill = uniform.prefill
-    extend = uniform.extend
+    declarations = layers.declarations
+    init = layers.init
+    apply = layers.apply
+    empty_cache = layers.empty_cache
+    prefill = layers.prefill
+    extend = layers.extend
 
-    def _block(self) -> Block:
-        attention = uniform.attention(self, norm=self.norm_eps, joint_norm=True)
-        return Block(attention, uniform.mlp(self), self.dropout, self.norm_eps)
+    def _layers(self) -> layers.Layers:
+        attention = parts.attention(self, norm=self.norm_eps, joint_norm=True)
+        return parts.layers(self, Block(attention, parts.mlp(self), self.dropout, self.norm_eps))
 
 
 PRESETS = {

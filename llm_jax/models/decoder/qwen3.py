@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from llm_jax.models.decoder import uniform
+from llm_jax.models import layers
+from llm_jax.models.decoder import parts
 from llm_jax.models.decoder.llama import Block
 from llm_jax.nn.rotary import Rope
 
@@ -25,17 +26,18 @@ class Qwen3:
     rope: Rope = field(default_factory=Rope)
 
     def __post_init__(self) -> None:
-        uniform.check(self)
+        parts.check(self)
 
-    declarations = uniform.declarations
-    init = uniform.init
-    apply = uniform.apply
-    empty_cache = uniform.empty_cache
-    prefill = uniform.prefill
-    extend = uniform.extend
+    declarations = layers.declarations
+    init = layers.init
+    apply = layers.apply
+    empty_cache = layers.empty_cache
+    prefill = layers.prefill
+    extend = layers.extend
 
-    def _block(self) -> Block:
-        return Block(uniform.attention(self, norm=self.norm_eps), uniform.mlp(self), self.dropout, self.norm_eps)
+    def _layers(self) -> layers.Layers:
+        attention = parts.attention(self, norm=self.norm_eps)
+        return parts.layers(self, Block(attention, parts.mlp(self), self.dropout, self.norm_eps))
 
 
 PRESETS = {

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from llm_jax.models import layers
 from llm_jax.models.decoder.llama import Block
+from llm_jax.models.decoder.parts import check
 from llm_jax.models.gemma import parts
 from llm_jax.nn.norm import ShiftedRmsNorm
 from llm_jax.nn.rotary import Rope
@@ -26,7 +27,7 @@ class Gemma:
     rope: Rope = field(default_factory=Rope)
 
     def __post_init__(self) -> None:
-        parts.check(self)
+        check(self)
 
     declarations = layers.declarations
     stacks = layers.stacks

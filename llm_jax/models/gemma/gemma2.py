@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from llm_jax.models import layers
+from llm_jax.models.decoder.parts import check
 from llm_jax.models.gemma import parts
 from llm_jax.nn.rotary import Rope
 
@@ -33,7 +34,7 @@ class Gemma2:
 
     def __post_init__(self) -> None:
         caps = {"score_cap": self.score_cap, "logit_cap": self.logit_cap}
-        parts.check(self, window=self.window, score_dim=self.score_dim, **caps)
+        check(self, score_dim=self.score_dim, **caps)
 
     declarations = layers.declarations
     stacks = layers.stacks

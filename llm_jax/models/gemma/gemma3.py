@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from llm_jax.core.table import UserError
 from llm_jax.models import layers
+from llm_jax.models.decoder.parts import check
 from llm_jax.models.gemma import parts
 from llm_jax.nn.norm import ShiftedRmsNorm
 from llm_jax.nn.rotary import Rope, frequencies
@@ -34,7 +35,7 @@ class Gemma3:
     local_theta: float = 10_000.0
 
     def __post_init__(self) -> None:
-        parts.check(self, window=self.window, score_dim=self.score_dim, local_theta=self.local_theta)
+        check(self, score_dim=self.score_dim, local_theta=self.local_theta)
         if self.global_every < 2:
             raise UserError(f"model.global_every={self.global_every} must be 2 or more: the first layer is local")
 

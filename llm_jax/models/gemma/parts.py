@@ -6,16 +6,15 @@ from typing import Any
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from llm_jax.core import checks, keys
+from llm_jax.core import keys
 from llm_jax.core.types import Cache, Key
+from llm_jax.models.decoder.parts import Family, kv_heads, residual
 from llm_jax.models.layers import Layers
 from llm_jax.nn.attention import Context, SelfAttention
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.initial import normal
 from llm_jax.nn.mlp import GatedMlp, gelu
 from llm_jax.nn.norm import ShiftedRmsNorm
-
-Family = Any
 
 
 class Block(nn.Module):
@@ -40,31 +39,15 @@ class Block(nn.Module):
         return ShiftedRmsNorm(self.eps, name=name)
 
 
-def check(model: Family, **more: float | None) -> None:
-    """Refuse sizes that make no model, and those of `more` that are not positive.
-
-    Raises:
-        UserError: names the field and its value.
-    """
-    checks.positive(
-        "model", vocab_size=model.vocab_size, num_layers=model.num_layers, embed_dim=model.embed_dim,
-        num_heads=model.num_heads, num_kv_heads=model.num_kv_heads, head_dim=model.head_dim, mlp_dim=model.mlp_dim,
-        norm_eps=model.norm_eps, **more,
-    )  # fmt: skip
-    checks.fraction("model", dropout=model.dropout)
-    checks.divides("model", "num_kv_heads", model.num_kv_heads or model.num_heads, "num_heads", model.num_heads)
-    checks.even("model", head_dim=model.head_dim)
-
-
 def attention(model: Family, **more: Any) -> SelfAttention:
     """The attention of a family, with `more` fields of `SelfAttention`."""
-    heads = model.num_heads, model.num_kv_heads or model.num_heads, model.head_dim
-    return SelfAttention(*heads, normal(0.02), _residual(model), model.attention, **more)
+    heads = model.num_heads, kv_heads(model), model.head_dim
+    return SelfAttention(*heads, normal(0.02), residual(model), model.attention, **more)
 
 
 def mlp(model: Family) -> GatedMlp:
     """The GeGLU of a family, by default of 4 · embed_dim."""
-    return GatedMlp(model.mlp_dim or 4 * model.embed_dim, normal(0.02), _residual(model), gelu)
+    return GatedMlp(model.mlp_dim or 4 * model.embed_dim, normal(0.02), residual(model), gelu)
 
 
 def layers(model: Family, kinds: tuple[str, ...], blocks: dict[str, Any], softcap: float | None = None) -> Layers:
@@ -73,7 +56,3 @@ def layers(model: Family, kinds: tuple[str, ...], blocks: dict[str, Any], softca
         model.vocab_size, model.embed_dim, kinds, blocks, ShiftedRmsNorm(model.norm_eps), model.dropout, tied=True,
         scale=math.sqrt(model.embed_dim), softcap=softcap,
     )  # fmt: skip
-
-
-def _residual(model: Family) -> Any:
-    return normal(0.02 / math.sqrt(2 * model.num_layers))

@@ -1,11 +1,10 @@
 """gpt-oss (OpenAI 2025): local and global attention in turn, both with sinks; experts with a clamped SwiGLU; biases."""
 
-import math
 from dataclasses import dataclass, field
 from functools import partial
 
-from llm_jax.core import checks
 from llm_jax.models import layers as family
+from llm_jax.models.decoder import parts
 from llm_jax.models.moe.layers import Block, Layers
 from llm_jax.nn.attention import SelfAttention
 from llm_jax.nn.initial import normal
@@ -38,14 +37,7 @@ class GptOss:
     moe: Moe = field(default_factory=Moe)
 
     def __post_init__(self) -> None:
-        checks.positive(
-            "model", vocab_size=self.vocab_size, num_layers=self.num_layers, embed_dim=self.embed_dim,
-            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, window=self.window,
-            norm_eps=self.norm_eps, alpha=self.alpha, limit=self.limit,
-        )  # fmt: skip
-        checks.fraction("model", dropout=self.dropout)
-        checks.divides("model", "num_kv_heads", self._kv_heads, "num_heads", self.num_heads)
-        checks.even("model", head_dim=self.head_dim)
+        parts.check(self, alpha=self.alpha, limit=self.limit)
 
     declarations = family.declarations
     stacks = family.stacks
@@ -55,14 +47,10 @@ class GptOss:
     prefill = family.prefill
     extend = family.extend
 
-    @property
-    def _kv_heads(self) -> int:
-        return self.num_kv_heads or self.num_heads
-
     def _layers(self) -> Layers:
-        init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
+        init, residual = normal(0.02), parts.residual(self)
         attention = SelfAttention(
-            self.num_heads, self._kv_heads, self.head_dim, init, residual, self.attention, bias=True, sinks=True,
+            self.num_heads, parts.kv_heads(self), self.head_dim, init, residual, self.attention, bias=True, sinks=True,
             wavelengths=self.rope.frequencies(self.head_dim), amplitude=self.rope.amplitude,
             scale=self.head_dim**-0.5 * self.rope.sharpness,
         )  # fmt: skip

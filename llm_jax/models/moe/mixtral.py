@@ -1,12 +1,10 @@
 """Mixtral (Jiang et al. 2024): Llama whose every feed-forward layer is eight experts, two of which each token uses."""
 
-import math
 from dataclasses import dataclass, field
 
-from llm_jax.core import checks
 from llm_jax.models import layers as family
+from llm_jax.models.decoder import parts
 from llm_jax.models.moe.layers import Block, Layers
-from llm_jax.nn.attention import SelfAttention
 from llm_jax.nn.initial import normal
 from llm_jax.nn.moe.experts import Experts, SparseMlp
 from llm_jax.nn.moe.router import Moe, SoftmaxRouter
@@ -35,16 +33,7 @@ class Mixtral:
     moe: Moe = field(default_factory=Moe)
 
     def __post_init__(self) -> None:
-        checks.positive(
-            "model", vocab_size=self.vocab_size, num_layers=self.num_layers, embed_dim=self.embed_dim,
-            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, window=self.window,
-            norm_eps=self.norm_eps,
-        )  # fmt: skip
-        checks.fraction("model", dropout=self.dropout)
-        checks.divides("model", "num_kv_heads", self._kv_heads, "num_heads", self.num_heads)
-        if self.head_dim is None:
-            checks.divides("model", "num_heads", self.num_heads, "embed_dim", self.embed_dim)
-        checks.even("model", head_dim=self._head_dim)
+        parts.check(self)
 
     declarations = family.declarations
     init = family.init
@@ -53,20 +42,9 @@ class Mixtral:
     prefill = family.prefill
     extend = family.extend
 
-    @property
-    def _kv_heads(self) -> int:
-        return self.num_kv_heads or self.num_heads
-
-    @property
-    def _head_dim(self) -> int:
-        return self.head_dim or self.embed_dim // self.num_heads
-
     def _layers(self) -> Layers:
-        init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
-        attention = SelfAttention(
-            self.num_heads, self._kv_heads, self._head_dim, init, residual, self.attention, window=self.window,
-            wavelengths=self.rope.frequencies(self._head_dim), amplitude=self.rope.growth,
-        )  # fmt: skip
+        init, residual = normal(0.02), parts.residual(self)
+        attention = parts.attention(self, window=self.window)
         moe = self.moe
         mlp = SparseMlp(
             SoftmaxRouter(moe.num_experts, moe.top_k, init), Experts(moe.num_experts, moe.mlp_dim, init, residual)

@@ -1,12 +1,10 @@
 """Qwen 3 MoE (Yang et al. 2025): normalised queries and keys, many small experts, dense layers wherever one wants."""
 
-import math
 from dataclasses import dataclass, field
 
-from llm_jax.core import checks
 from llm_jax.models import layers as family
+from llm_jax.models.decoder import parts
 from llm_jax.models.moe.layers import Block, DenseMlp, Layers
-from llm_jax.nn.attention import SelfAttention
 from llm_jax.nn.initial import normal
 from llm_jax.nn.mlp import GatedMlp
 from llm_jax.nn.moe.experts import Experts, SparseMlp
@@ -40,14 +38,7 @@ class Qwen3Moe:
     moe: Moe = field(default_factory=Moe)
 
     def __post_init__(self) -> None:
-        checks.positive(
-            "model", vocab_size=self.vocab_size, num_layers=self.num_layers, embed_dim=self.embed_dim,
-            num_heads=self.num_heads, num_kv_heads=self.num_kv_heads, head_dim=self.head_dim, mlp_dim=self.mlp_dim,
-            sparse_step=self.sparse_step, norm_eps=self.norm_eps,
-        )  # fmt: skip
-        checks.fraction("model", dropout=self.dropout)
-        checks.divides("model", "num_kv_heads", self._kv_heads, "num_heads", self.num_heads)
-        checks.even("model", head_dim=self.head_dim)
+        parts.check(self, sparse_step=self.sparse_step)
 
     declarations = family.declarations
     stacks = family.stacks
@@ -57,20 +48,13 @@ class Qwen3Moe:
     prefill = family.prefill
     extend = family.extend
 
-    @property
-    def _kv_heads(self) -> int:
-        return self.num_kv_heads or self.num_heads
-
     def _kind(self, layer: int) -> str:
         sparse = layer not in self.dense_layers and (layer + 1) % self.sparse_step == 0
         return "blocks" if sparse else "dense_blocks"
 
     def _layers(self) -> Layers:
-        init, residual = normal(0.02), normal(0.02 / math.sqrt(2 * self.num_layers))
-        attention = SelfAttention(
-            self.num_heads, self._kv_heads, self.head_dim, init, residual, self.attention, norm=self.norm_eps,
-            wavelengths=self.rope.frequencies(self.head_dim), amplitude=self.rope.growth,
-        )  # fmt: skip
+        init, residual = normal(0.02), parts.residual(self)
+        attention = parts.attention(self, norm=self.norm_eps)
         moe = self.moe
         sparse = SparseMlp(
             SoftmaxRouter(moe.num_experts, moe.top_k, init, self.renormalize),

@@ -2,9 +2,10 @@
 
 from llm_jax.core.table import UserError
 from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, field
-from llm_jax.interop.names import NameMap, Rule, same
+from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.gemma.gemma import HEAD, fixed
 from llm_jax.interop.names.llama import LAYER, gated, kernels, numbers, outside
+from llm_jax.interop.names.rules import Rule, same
 from llm_jax.interop.rope import rope
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"

@@ -2,9 +2,10 @@
 
 from llm_jax.core.table import UserError
 from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, field, harmless, only
-from llm_jax.interop.names import NameMap, Rule, linear, same
+from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, gated, norms, outside
 from llm_jax.interop.names.moe.qwen3_moe import experts
+from llm_jax.interop.names.rules import Rule, linear, same
 from llm_jax.interop.rope import MSCALE, YARN, yarn
 
 ATTENTION = f"{LAYER}.self_attn"

@@ -2,8 +2,9 @@
 
 from llm_jax.core.table import UserError
 from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, either, field, harmless, only
-from llm_jax.interop.names import NameMap, Rule, in_turn, linear, same, vector
+from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, outside, widths
+from llm_jax.interop.names.rules import Rule, in_turn, linear, same, vector
 from llm_jax.interop.rope import YARN, yarn
 
 MLP, ATTENTION = f"{LAYER}.mlp", f"{LAYER}.self_attn"

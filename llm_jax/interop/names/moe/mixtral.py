@@ -1,8 +1,9 @@
 """Mixtral of Hugging Face: Llama's names, and of each expert w1 (gate), w2 (down) and w3 (up)."""
 
 from llm_jax.interop.configs import FieldMap, field, harmless
-from llm_jax.interop.names import NameMap, linear
+from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, outside, widths
+from llm_jax.interop.names.rules import linear
 from llm_jax.interop.rope import rope
 
 MOE = f"{LAYER}.block_sparse_moe"

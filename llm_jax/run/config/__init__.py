@@ -1,40 +1,30 @@
 """A configuration from its file to a checked, complete, plain dictionary, with the origin of every value.
 
-A recipe is a Python file with `get_config(arg) -> ml_collections.ConfigDict`; overrides are dotted paths with text.
-What neither sets comes from the dataclasses of the sections, so that every key can be overridden, whether the recipe
-names it or not. A resolved configuration is data only: it is stored as JSON and never imported.
+Overrides of a recipe are dotted paths with text. What neither sets comes from the dataclasses of the sections, so that
+every key can be overridden, whether the recipe names it or not. A resolved configuration is data only: it is stored as
+JSON and never imported.
 """
 
-import ast
 import dataclasses
 import hashlib
-import importlib.util
 import json
-import traceback
-import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from llm_jax.core.table import UserError, choices, lookup, nearest
 from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.optim import SCHEDULES
 from llm_jax.optim.options import ALLOWED, accepted
+from llm_jax.run.config.recipes import load_recipe as load_recipe
+from llm_jax.run.config.values import Text, convert
 from llm_jax.run.sections import SECTIONS
 
 TOP = ("model", "objective", "optimizer", *SECTIONS, "seed", "init_from")
 FREE_ON_RESUME = ("mesh", "log", "checkpoint", "eval", "sample", "launch", "export")
 BINDING = ("mesh.compute_dtype",)
-
-
-class Text(str):
-    """A value as it was typed on the command line: its type is decided by the field that it is for."""
 
 
 @dataclass(frozen=True)
@@ -47,47 +37,6 @@ class Config:
     def hash(self) -> str:
         """A digest of all values."""
         return hashlib.sha256(json.dumps(self.values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def load_recipe(reference: str) -> dict[str, Any]:
-    """Return the nested dictionary of a recipe "path/to/file.py" or "path/to/file.py:argument".
-
-    Raises:
-        UserError: no such file, no `get_config`, or an argument that it does not take.
-    """
-    path, _, argument = reference.partition(":")
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"--config={path} is not there{_similar(file)}")
-    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"--config={path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    _running(file, partial(spec.loader.exec_module, module))
-    if not callable(getattr(module, "get_config", None)):
-        raise UserError(f"--config={path} has no function get_config(arg)")
-    config = _running(file, lambda: module.get_config(argument) if argument else module.get_config())
-    if not isinstance(config, ConfigDict | Mapping):
-        raise UserError(f"--config={path}: get_config returned {config!r}, not a ConfigDict")
-    return config.to_dict() if isinstance(config, ConfigDict) else dict(config)
-
-
-def _running(file: Path, recipe: Callable[[], Any]) -> Any:
-    """Return `recipe()`; what it raises becomes a UserError that names the line of the file."""
-    try:
-        return recipe()
-    except UserError:
-        raise
-    except Exception as error:
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"{file}:{line}" if line else f"--config={file}"
-        raise UserError(f"{where}: {type(error).__name__}: {error}") from None
-
-
-def _similar(file: Path) -> str:
-    there = [str(p) for folder in (file.parent, Path("configs")) if folder.is_dir() for p in folder.glob("*.py")]
-    return nearest(str(file), there) or "; `python -m llm_jax configs` lists the recipes"
 
 
 def resolve(recipe: Mapping[str, Any], overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -111,9 +60,9 @@ def resolve(recipe: Mapping[str, Any], overrides: Sequence[tuple[str, str]] = ()
     values: dict[str, Any] = {}
     for section in TOP:
         if section == "seed":
-            values[section] = _convert(given.get(section, 0), int, section)
+            values[section] = convert(given.get(section, 0), int, section)
         elif section == "init_from":
-            values[section] = _convert(given.get(section), str | None, section)
+            values[section] = convert(given.get(section), str | None, section)
         else:
             values[section] = _section(section, given.get(section, {}))
     for key in _leaves(values):
@@ -146,7 +95,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 def _keys(given: Any, where: str) -> Mapping[str, Any]:
     """Return `given` if it is a section; text from the command line may be one: {"name": "cosine"}."""
-    value = _convert(given, dict, where) if isinstance(given, Text) else given
+    value = convert(given, dict, where) if isinstance(given, Text) else given
     if not isinstance(value, Mapping):
         raise UserError(f"{where}={given!r} must be a section with keys; set one of them: {where}.KEY=VALUE")
     return value
@@ -156,7 +105,7 @@ def _section(name: str, given: Any) -> dict[str, Any]:
     given = _keys(given, name)
     if name in ("model", "objective"):
         table = MODELS if name == "model" else OBJECTIVES
-        chosen = _convert(given.get("name", "causal" if name == "objective" else ""), str, f"{name}.name")
+        chosen = convert(given.get("name", "causal" if name == "objective" else ""), str, f"{name}.name")
         member = lookup(table, chosen, f"{name}.name")
         rest = {k: v for k, v in given.items() if k != "name"}
         return {"name": chosen, **_fields(member, rest, name)}
@@ -167,9 +116,9 @@ def _section(name: str, given: Any) -> dict[str, Any]:
 
 def _optimizer(given: Mapping[str, Any]) -> dict[str, Any]:
     """The common fields, those of the member, and those of the schedule."""
-    name = _convert(given.get("name", "adamw"), str, "optimizer.name")
+    name = convert(given.get("name", "adamw"), str, "optimizer.name")
     schedule = dict(_keys(given.get("schedule", {}), "optimizer.schedule"))
-    shape = _convert(schedule.pop("name", "constant"), str, "optimizer.schedule.name")
+    shape = convert(schedule.pop("name", "constant"), str, "optimizer.schedule.name")
     common: dict[str, Any] = {
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
@@ -193,7 +142,7 @@ def _like(defaults: Mapping[str, Any], given: Mapping[str, Any], where: str, ext
             known = [*defaults, *extra]
             raise UserError(f"{where}.{key} is not a key; {where} accepts {choices(known)}{nearest(key, known)}")
     return {
-        key: _convert(given[key], _kind(ALLOWED[key]), f"{where}.{key}")
+        key: convert(given[key], _kind(ALLOWED[key]), f"{where}.{key}")
         if key in given
         else (list(default) if isinstance(default, tuple) else default)
         for key, default in defaults.items()
@@ -221,48 +170,12 @@ def _fields(cls: type, given: Mapping[str, Any], where: str) -> dict[str, Any]:
             values[name] = _fields(typing.cast(type, hint), given.get(name, {}), key)
         elif name in given:
             required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-            values[name] = _convert(given[name], hint | None if required else hint, key)
+            values[name] = convert(given[name], hint | None if required else hint, key)
         elif field.default is not dataclasses.MISSING:
             values[name] = list(field.default) if isinstance(field.default, tuple) else field.default
         else:
             values[name] = None if field.default_factory is dataclasses.MISSING else field.default_factory()
     return values
-
-
-def _convert(value: Any, hint: Any, key: str) -> Any:
-    """Return `value` as `hint` allows it; text from the command line is read as a literal where a str is not meant."""
-    options = (
-        typing.get_args(hint)
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        else (hint,)
-    )
-    if isinstance(value, Text):
-        if str in options and not (value == "None" and type(None) in options):
-            return str(value)
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            value = str(value)
-    if isinstance(value, dict):
-        value = {k: _convert(v, Any, f"{key}.{k}") if isinstance(v, Text) else v for k, v in value.items()}
-    for option in options:
-        if option is Any:
-            return value
-        kind = typing.get_origin(option) or option
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if kind in (list, tuple) and isinstance(value, list | tuple):
-            return list(value)
-        if isinstance(value, kind) and not (kind in (int, float) and isinstance(value, bool)):
-            return value
-    wanted = " or ".join(_KINDS.get(typing.get_origin(o) or o, str(o)) for o in options)
-    raise UserError(f"{key}={value!r} must be {wanted}, not {_KINDS.get(type(value), type(value).__name__)}")
-
-
-_KINDS = {
-    int: "an integer", float: "a number", str: "a text", bool: "True or False", dict: "a section", list: "a list",
-    type(None): "None",
-}  # fmt: skip
 
 
 def construct(cls: type, values: Mapping[str, Any]) -> Any:

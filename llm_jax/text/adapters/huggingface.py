@@ -1,0 +1,126 @@
+"""Any tokenizer of Hugging Face's `tokenizers` library, from its tokenizer.json."""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from llm_jax.core.table import UserError
+from llm_jax.text.adapters.files import CONTROLS, ROLES, content_of, spaced_bytes
+from llm_jax.text.base import Added, Files, Kind, Tokenizer, join_bytes, read_json
+from llm_jax.text.bpe import EOS, FILE, byte_characters, engine_ids, load_engine
+
+Encode = Callable[[str], np.ndarray]
+
+
+def make(
+    texts: Iterable[str], *, path: str, eos: str | None = None, bos: str | None = None, pad: str | None = None
+) -> Files:
+    """Read a `tokenizer.json`, or a folder with one and perhaps a `tokenizer_config.json` that names control tokens.
+
+    `eos`, `bos` and `pad` name them otherwise; an end of document that nobody names is looked for by usual names. A
+    start that the tokenizer itself does not put before a text is none.
+    """
+    where = epath.Path(path).expanduser()
+    file = where / FILE if where.is_dir() else where
+    content, config = content_of(file), file.parent / "tokenizer_config.json"
+    named = read_json({config.name: config.read_bytes()}, config.name, str(config.parent)) if config.exists() else {}
+    tokens = [(named.get(f"{role}_token"), given) for role, given in zip(ROLES, (eos, bos, pad), strict=True)]
+    if not _starts_texts(content, named):
+        tokens[1] = (None, bos)
+    texts_of = [given or (old["content"] if isinstance(old, dict) else old) for old, given in tokens]
+    return {FILE: content, CONTROLS: json.dumps(dict(zip(ROLES, texts_of, strict=True))).encode()}
+
+
+def _starts_texts(content: bytes, named: Any) -> bool:
+    """Say whether a tokenizer.json, or the configuration beside it, puts the token `bos` before a text."""
+    bos = named.get("bos_token")
+    text = bos["content"] if isinstance(bos, dict) else bos
+    if isinstance(named.get("add_bos_token"), bool):
+        return bool(named["add_bos_token"])
+    try:
+        steps = json.dumps((json.loads(content) or {}).get("post_processor"), ensure_ascii=False)
+    except (ValueError, AttributeError, RecursionError):
+        return False
+    return bool(text) and json.dumps(text, ensure_ascii=False) in steps
+
+
+def read(files: Files) -> Tokenizer:
+    """Return any tokenizer of the `tokenizers` library.
+
+    The raw bytes of its ids are exact for byte-level and sentencepiece-like vocabularies; a WordPiece that starts a
+    word counts the space before it.
+    """
+    engine = load_engine(files[FILE])
+    spec = read_json(files, FILE, "tokenizer 'huggingface'")
+    control = {token["id"] for token in spec.get("added_tokens", []) if token["special"]}
+    plain = {token["id"] for token in spec.get("added_tokens", [])} - control
+    kinds = json.dumps(spec.get("decoder"))
+    piece_bytes = _piece_bytes(kinds)
+    tokens = {i: token for token, i in engine.get_vocab(with_added_tokens=True).items()}
+    vocabulary = [b""] * (max(tokens) + 1)
+    for i, token in tokens.items():
+        vocabulary[i] = b"" if i in control else token.encode() if i in plain else piece_bytes(token)
+    joins = '"ByteLevel"' in kinds
+    roles = read_json(files, CONTROLS, "tokenizer 'huggingface'")
+    return Tokenizer(
+        kind="huggingface",
+        files=files,
+        vocabulary=vocabulary,
+        to_ids=_without_controls(engine_ids(engine), spec, control),
+        to_text=join_bytes(vocabulary) if joins else lambda ids: engine.decode(ids, skip_special_tokens=True),
+        joins=joins,
+        added={t["content"]: _added(t) for t in spec.get("added_tokens", []) if t["content"]},
+        **{f"{role}_id": _control_id(engine, role, roles[role]) for role in ROLES},
+    )
+
+
+def _added(token: Any) -> Added:
+    return Added(token["id"], token["special"], bool(token.get("lstrip")), bool(token.get("rstrip")))
+
+
+def _without_controls(to_ids: Encode, spec: Any, control: set[int]) -> Encode:
+    """Return `to_ids` such that a model whose own vocabulary holds control tokens never finds them in a text.
+
+    Where it does, the literal is cut after its first character and the parts are encoded one by one.
+    """
+    own = spec["model"].get("vocab", ())
+    known = set(own) if isinstance(own, dict) else {entry[0] for entry in own}
+    literals = {token["content"] for token in spec.get("added_tokens", []) if token["id"] in control} & known
+    if not literals:
+        return to_ids
+    pattern = re.compile("|".join(f"(?<={re.escape(t[0])})(?={re.escape(t[1:])})" for t in sorted(literals)))
+    forbidden = np.array(sorted(control), np.int32)
+
+    def safe(text: str) -> np.ndarray:
+        ids = to_ids(text)
+        if pattern.search(text) and np.isin(ids, forbidden).any():
+            return np.concatenate([to_ids(part) for part in pattern.split(text)])
+        return ids
+
+    return safe
+
+
+def _control_id(engine: Any, role: str, token: str | None) -> int | None:
+    """Return the id of the control token, or None where there is none."""
+    usual = (EOS, "<|end_of_text|>", "</s>", "<eos>", "<|im_end|>", "[SEP]") if role == "eos" else ()
+    found = [engine.token_to_id(name) for name in ((token,) if token else usual)]
+    if token and found == [None]:
+        raise UserError(f"data.tokenizer.{role}={token!r} is not in the tokenizer's vocabulary")
+    return next((i for i in found if i is not None), None)
+
+
+def _piece_bytes(decoder: str) -> Callable[[str], bytes]:
+    """Return the map from a token to the raw bytes that it stands for, by the decoder that its JSON names."""
+    if '"ByteLevel"' in decoder:
+        to_byte = byte_characters()
+        return lambda t: bytes(to_byte[c] for c in t) if all(c in to_byte for c in t) else t.encode()
+    if '"WordPiece"' in decoder:
+        return lambda t: t[2:].encode() if t.startswith("##") else b" " + t.encode()
+    return spaced_bytes
+
+
+HUGGINGFACE = Kind(make, read, trains=False)
