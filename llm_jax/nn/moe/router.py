@@ -171,4 +171,7 @@ class Moe:
         checks.positive(section, num_experts=self.num_experts, top_k=self.top_k, mlp_dim=self.mlp_dim)
         checks.non_negative(section, balance=self.balance, z_loss=self.z_loss)
         if self.top_k > self.num_experts:
-            raise UserError(f"{section}.top_k={self.top_k} is above {section}.num_experts={self.num_experts}")
+            raise UserError(
+                f"{section}.top_k={self.top_k} is above {section}.num_experts={self.num_experts}; "
+                f"choose at most {self.num_experts}"
+            )
