@@ -58,7 +58,7 @@ def scored(
         charsmap: sentencepiece's compiled normalisation. squeeze: runs of spaces become one. start: the
             id that comes before a text.
     """
-    from tokenizers import Regex, decoders, models, normalizers, processors
+    from tokenizers import AddedToken, Regex, decoders, models, normalizers, processors
     from tokenizers import Tokenizer as Engine
 
     unknown = list(types).index(UNKNOWN) if UNKNOWN in types else None
@@ -79,6 +79,7 @@ def scored(
     engine.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
     back: list[Any] = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     engine.decoder = decoders.Sequence([*back, decoders.Strip(" ", 1, 0)] if prefix else back)
+    engine.add_tokens([AddedToken(t, normalized=False) for t, kind in zip(tokens, types, strict=True) if kind == USER])
     engine.add_special_tokens([t for t, kind in zip(tokens, types, strict=True) if kind in (CONTROL, UNKNOWN)])
     if start is not None:
         token = tokens[start]

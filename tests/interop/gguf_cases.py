@@ -29,14 +29,15 @@ CASES = {
     "mixtral": ("mixtral", FIELDS | {"moe": Moe(num_experts=4, top_k=2, mlp_dim=24)}),
     "qwen2": ("qwen2", DENSE | {"tied": True}),
     "qwen3": ("qwen3", DENSE | {"head_dim": 12}),
+    "qwen3_moe": ("qwen3_moe", DENSE | {"head_dim": 12, "moe": Moe(num_experts=4, top_k=2, mlp_dim=24)}),
 }  # fmt: skip
 """Name -> (family, fields of its model)."""
 
 
-def case(name="llama", *, dtype="float32", **more):
+def case(name="llama", *, dtype="float32", vocab_size=300, **more):
     """(model, export, leaves) of one of `CASES`, for texts of 64 tokens; all leaves drawn, norms too."""
     family, fields = CASES[name]
-    model = lookup(MODELS, family, "model.name")(**fields)
+    model = lookup(MODELS, family, "model.name")(**fields | {"vocab_size": vocab_size})
     shapes = {path: d.shape for path, d in model.declarations().items()}
     layers = model.stacks() if hasattr(model, "stacks") else {}
     draw = np.random.default_rng(0)

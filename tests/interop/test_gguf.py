@@ -165,6 +165,9 @@ WRONG = {
     "model.score_cap=None": ("gemma2", {"score_cap": None}),
     "model.logit_cap=None": ("gemma2", {"logit_cap": None}),
     "model.rope.original=16": ("llama, stretched", {"rope": {**vars(Rope(factor=8.0)), "original": 16}}),
+    "model.renormalize=False": ("qwen3_moe", {"renormalize": False}),
+    "model.sparse_step=2": ("qwen3_moe", {"sparse_step": 2}),
+    r"model.dense_layers=.1": ("qwen3_moe", {"dense_layers": (1,)}),
     "model.rope.factor=8.0": ("qwen3", {"rope": {**vars(Rope(factor=8.0)), "original": 8192}}),
 }
 

@@ -1,15 +1,17 @@
-"""llama.cpp, live, reads what is exported as GGUF: the same logits, and the same greedy tokens."""
+"""llama.cpp, live, reads what is exported as GGUF: the same logits, the same greedy tokens, the same split of texts."""
 
 import itertools
 
 import jax
 import numpy as np
 import pytest
+import spaced
 from gguf_cases import CASES, case
 
 from llm_jax.core import tree
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate
+from llm_jax.interop import tokenizers
 from llm_jax.interop.gguf import writer
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
@@ -53,3 +55,20 @@ def test_llama_cpp_says_the_same(both):
     theirs.reset()
     said = list(itertools.islice(theirs.generate(prompt, temp=0.0, top_k=1, repeat_penalty=1.0), 20))
     assert generate(model, params, [prompt], max_new_tokens=20, settings=Sampling(0.0), seed=0) == [said]
+
+
+@pytest.mark.parametrize("style", spaced.STYLES)
+def test_llama_cpp_splits_texts_alike(llama_cpp, tmp_path, style):
+    words = spaced.tokenizer(spaced.specification(style, tmp_path), tmp_path)
+    _, what, leaves = case(vocab_size=400, tokenizer=words)
+    writer.gguf(tmp_path, what, leaves.items())
+    theirs = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)
+    letters = [*"aehiost '12é東🙂\n\t", "  ", "the", " the", "<table>", "<s>"]
+    draw = np.random.default_rng(0)
+    drawn = ["".join(draw.choice(letters, length)) for length in draw.integers(1, 30, 300)]
+    engine = tokenizers._engine(words.files["tokenizer.json"].decode())
+    engine.encode_special_tokens = True
+    for text in (*spaced.TEXTS, *tokenizers.PROBES, *drawn):
+        found = theirs.tokenize(text.encode(), add_bos=False, special=False)
+        assert found == engine.encode(text, add_special_tokens=False).ids, text
+    theirs.close()

@@ -33,6 +33,11 @@ def scores_of(largest: int) -> Callable[[Json], dict[str, Any]]:
     return implied
 
 
+def all_sparse(config: Json) -> dict[str, Any]:
+    """Qwen 3 MoE's: every layer has experts, whose weights add up to one."""
+    return usual(config) | {"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+
+
 @dataclass(frozen=True)
 class Architecture:
     """How llama.cpp says what Hugging Face says.
@@ -70,6 +75,10 @@ DECODER = {
 }  # fmt: skip
 LLAMA = DECODER | {"rope.dimension_count": "head_dim"}
 EXPERTS = {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"}
+QWEN3_MOE = DECODER | {
+    "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+}  # fmt: skip
 GEMMA2 = DECODER | {
     "attention.sliding_window": "sliding_window", "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
@@ -89,6 +98,7 @@ ARCHITECTURES = (
     Architecture("llama", "mistral", LLAMA, HEADS, implied=lambda config: usual(config) | {"sliding_window": None}),
     Architecture("qwen2", "qwen2", DECODER),
     Architecture("qwen3", "qwen3", DECODER),
+    Architecture("qwen3moe", "qwen3_moe", QWEN3_MOE, implied=all_sparse),
 )
 """All that can be exported; a file of one name is imported as the first that its metadata allow."""
 
@@ -138,6 +148,11 @@ def places(name: str, rules: Iterable[str], layers: int, experts: int) -> dict[s
             if theirs is not None:
                 found |= {rule.format(layer=layer, expert=number): Place(theirs, number) for number in numbers}
     return found
+
+
+def experts_of(config: Json) -> int:
+    """Return how many experts a layer has: by one of two keys, or none."""
+    return config.get("num_local_experts") or config.get("num_experts") or 0
 
 
 def heads_of(config: Json) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from llm_jax.interop.gguf.architectures import (
     LLAMA3,
     Architecture,
     Place,
+    experts_of,
     factors_of,
     form_of,
     from_file,
@@ -87,7 +88,7 @@ def source(path: Path) -> Source:
     config = config_of(path, header, form)
     names: NameMap = lookup(NAMES, configs.MODEL_TYPES[form.model_type], "family")
     rules = [rule.theirs for rule in names.rules]
-    known = places(form.name, rules, config["num_hidden_layers"], config.get("num_local_experts", 0))
+    known = places(form.name, rules, config["num_hidden_layers"], experts_of(config))
     words, notes = tokenizer_of(header.metadata)
     tensors = Tensors(path, header, known, form, heads_of(config))
     template = header.metadata.get("tokenizer.chat_template")
@@ -127,7 +128,7 @@ def config_of(path: Path, header: Header, form: Architecture) -> dict[str, Any]:
 def _counts(config: Mapping[str, Any], header: Header) -> list[str]:
     """Refuse numbers of layers and experts that no tensor bears out, before anything is made for each of them."""
     stacks = max((entry.shape[0] for entry in header.entries.values()), default=0)
-    most = {"num_hidden_layers": len(header.entries), "num_local_experts": stacks}
+    most = {"num_hidden_layers": len(header.entries), "num_local_experts": stacks, "num_experts": stacks}
     return [f"{key}={config[key]} are not in the file" for key in most if config.get(key, 0) > most[key]]
 
 

@@ -6,12 +6,13 @@ from typing import Any
 
 from llm_jax.core.table import UserError, choices
 from llm_jax.interop import tokenizers
+from llm_jax.interop.gguf import scores
 from llm_jax.interop.pieces import CONTROL, NORMAL, PAIRS, UNUSED, USER, model_of, scored
 from llm_jax.text.adapters import huggingface
 from llm_jax.text.adapters.files import CONTROLS
 from llm_jax.text.adapters.tiktoken import PATTERNS
 from llm_jax.text.base import Tokenizer
-from llm_jax.text.bpe import FILE, PATTERN
+from llm_jax.text.bpe import FILE, PATTERN, load_engine
 
 AT = "tokenizer.ggml."
 LLAMA3 = (
@@ -61,10 +62,10 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> tuple[Tokenizer | None, tuple[s
             return None, (f"its tokenizer splits texts by {pre!r}, which is not read here; {choices(SPLITS)} are",)
         text = _pairs(tokens, types, metadata.get(f"{AT}merges") or [], pre)
     elif model == "llama":
-        scores = metadata.get(f"{AT}scores") or [0.0] * len(tokens)
+        said = metadata.get(f"{AT}scores") or [0.0] * len(tokens)
         prefix = bool(metadata.get(f"{AT}add_space_prefix", True))
         start = metadata.get(f"{AT}bos_token_id") if metadata.get(f"{AT}add_bos_token", True) else None
-        text = scored(tokens=tokens, scores=scores, types=types, unigram=False, prefix=prefix, start=start)
+        text = scored(tokens=tokens, scores=said, types=types, unigram=False, prefix=prefix, start=start)
     else:
         return None, (f"its tokenizer is of the kind {model!r}, which is not read here; gpt2 and llama are",)
     starts = metadata.get(f"{AT}add_bos_token", model == "llama")
@@ -114,7 +115,7 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     Raises:
         UserError: the format has no kind like it.
     """
-    found = _scored_metadata(tokenizer) if tokenizer.kind == "sentencepiece" else _pairs_metadata(tokenizer)
+    found = _model_metadata(tokenizer) if tokenizer.kind == "sentencepiece" else _file_metadata(tokenizer)
     missing = range(len(found["tokens"]), vocab_size)
     found["tokens"] += [f"[PAD{i}]" for i in missing]
     found["token_type"] += [UNUSED for _ in missing]
@@ -125,23 +126,32 @@ def metadata_of(tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     return found | {"add_bos_token": tokenizer.bos_id is not None, "add_eos_token": False}
 
 
-def _pairs_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
-    spec = json.loads(tokenizers.files(tokenizer, context=0)[FILE])
-    model = spec["model"]
-    if model.get("type") != "BPE" or '"ByteLevel"' not in json.dumps(spec.get("decoder")) or not model["merges"]:
-        raise _cannot(tokenizer, "it is not of byte-level pairs")
-    tokens = {i: token for token, i in model["vocab"].items()}
+def _file_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Of what can be written as tokenizer.json: byte-level pairs, or pieces that show their spaces."""
+    text = tokenizers.files(tokenizer, context=0)[FILE]
+    spec = json.loads(text)
+    model, level = spec["model"], '"ByteLevel"' in json.dumps(spec.get("decoder"))
+    if model.get("type") != "BPE" or not model["merges"] or not (level or scores.spaced(spec)):
+        raise _cannot(tokenizer, "it is of neither byte-level pairs nor sentencepiece's")
+    tokens, types = _listed(spec)
+    if level:
+        merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]]
+        pre = _pre(tokenizer, spec["pre_tokenizer"])
+        return {"model": "gpt2", "pre": pre, "tokens": tokens, "token_type": types, "merges": merges}
+    try:
+        return scores.metadata(spec, load_engine(text), tokens, types)
+    except scores.Unlike as error:
+        raise _cannot(tokenizer, str(error)) from None
+
+
+def _listed(spec: Mapping[str, Any]) -> tuple[list[str], list[int]]:
+    """Return the token and the type of each id."""
+    tokens = {i: token for token, i in spec["model"]["vocab"].items()}
     special = {t["id"]: t["special"] for t in spec["added_tokens"]}
     tokens |= {t["id"]: t["content"] for t in spec["added_tokens"]}
-    size = max(tokens) + 1
-    kinds = [CONTROL if special.get(i) else USER if i in special else NORMAL for i in range(size)]
-    return {
-        "model": "gpt2",
-        "pre": _pre(tokenizer, spec["pre_tokenizer"]),
-        "tokens": [tokens.get(i, f"[PAD{i}]") for i in range(size)],
-        "token_type": [kind if i in tokens else UNUSED for i, kind in enumerate(kinds)],
-        "merges": [" ".join(pair) if isinstance(pair, list) else pair for pair in model["merges"]],
-    }
+    size = range(max(tokens) + 1)
+    kinds = [CONTROL if special.get(i) else USER if i in special else NORMAL for i in size]
+    return [tokens.get(i, f"[PAD{i}]") for i in size], [kinds[i] if i in tokens else UNUSED for i in size]
 
 
 def _pre(tokenizer: Tokenizer, steps: Any) -> str:
@@ -158,7 +168,7 @@ def _pre(tokenizer: Tokenizer, steps: Any) -> str:
     raise _cannot(tokenizer, f"llama.cpp has no name for how it splits a text, {patterns or kinds}")
 
 
-def _scored_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
+def _model_metadata(tokenizer: Tokenizer) -> dict[str, Any]:
     model = model_of(tokenizer)
     if model.pop("kind") != PAIRS or model["squeeze"]:
         raise _cannot(tokenizer, "only sentencepiece's scored pairs that keep their spaces are")

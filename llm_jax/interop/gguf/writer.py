@@ -14,6 +14,7 @@ from llm_jax.interop.gguf.architectures import (
     LLAMA3,
     Architecture,
     Place,
+    experts_of,
     factors_of,
     heads_of,
     places,
@@ -91,7 +92,7 @@ def _places(what: Export, form: Architecture, config: dict[str, Any]) -> dict[st
     Raises:
         UserError: the format has no place for one of them.
     """
-    rules, experts = [rule.theirs for rule in what.names().rules], config.get("num_local_experts", 0)
+    rules, experts = [rule.theirs for rule in what.names().rules], experts_of(config)
     known, table = places(form.name, rules, config["num_hidden_layers"], experts), what.infos()
     lost = [name for name in table if name not in known]
     if lost:
