@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from llm_jax.planning.topology import FLAGS
+
 pytestmark = pytest.mark.plan
 
 PROGRAM = """
@@ -53,3 +55,37 @@ def test_the_compiler_of_a_tpu_takes_the_kernels(chip, options):
     assert done.returncode == 0, done.stderr[-2000:]
     attention, grouped = (int(line) for line in done.stdout.split()[-2:])
     assert attention >= 3 and grouped >= 2  # forward, dq, dkv; and both gradients of the product
+
+
+def test_the_compiler_of_a_gpu_takes_the_fused_attention():
+    for module in ("jax_plugins.xla_cuda12", "nvidia.cudnn"):
+        pytest.importorskip(module, reason="a gigabyte that requirements-plan.txt leaves out: see its last lines")
+    environment = {
+        **os.environ, "JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "",
+        "XLA_FLAGS": FLAGS, "PYTHONPATH": os.pathsep.join(["", *sys.path]).strip(":"),
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", GPU_PROGRAM], env=environment, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[-1]) >= 2  # forward and backward
+
+
+GPU_PROGRAM = """
+import jax, jax.numpy as jnp
+from jax.experimental.topologies import get_topology_desc
+from jax.sharding import SingleDeviceSharding
+from llm_jax.kernels.fused import cudnn
+from llm_jax.planning.topology import TARGETS
+
+device = get_topology_desc(platform="cuda", target_config=TARGETS["h100"], topology="1x1x1").devices[0]
+
+def shape(heads):
+    return jax.ShapeDtypeStruct((2, 1024, heads, 128), jnp.bfloat16, sharding=SingleDeviceSharding(device))
+
+def loss(q, k, v):
+    return jnp.square(cudnn(q, k, v)).sum().astype(jnp.float32)
+
+step = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(shape(8), shape(2), shape(2))
+print(step.lower(lowering_platforms=("cuda",)).compile().as_text().count('custom_call_target="__cudnn$fmha'))
+"""
