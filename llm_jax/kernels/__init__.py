@@ -7,7 +7,9 @@ E experts, F hidden width.
 ATTENTION = {
     "plain": "llm_jax.kernels.attention:plain",
     "blockwise": "llm_jax.kernels.attention:blockwise",
-    "auto": "llm_jax.kernels.attention:auto",
+    "splash": "llm_jax.kernels.fused:splash",
+    "cudnn": "llm_jax.kernels.fused:cudnn",
+    "auto": "llm_jax.kernels.fused:auto",
 }
 CROSS_ENTROPY = {
     "plain": "llm_jax.kernels.cross_entropy:plain",
@@ -17,6 +19,7 @@ GROUPED = {
     "plain": "llm_jax.kernels.grouped_matmul:plain",
     "ragged": "llm_jax.kernels.grouped_matmul:ragged",
     "blockwise": "llm_jax.kernels.grouped_matmul:blockwise",
+    "megablox": "llm_jax.kernels.grouped_matmul:megablox",
     "auto": "llm_jax.kernels.grouped_matmul:auto",
 }
 SSD = {

@@ -196,9 +196,3 @@ def _looped(
 
 def _plain(options: dict[str, Any]) -> Callable[..., Array]:
     return lambda q, k, v, offset, segments: plain(q, k, v, offset=offset, segments=segments, **options)
-
-
-def auto(q: Array, k: Array, v: Array, **options: Any) -> Array:
-    """`blockwise` for long texts, `plain` for short ones and for decoding."""
-    T = q.shape[1]
-    return plain(q, k, v, **options) if T < 128 else blockwise(q, k, v, block=max(64, min(T // 4, 512)), **options)

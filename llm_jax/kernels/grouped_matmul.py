@@ -3,14 +3,19 @@
 Rows are sorted by expert; `sizes` says how many rows each expert has. Rows after the last group belong to nobody and
 give zeros. `plain` is the reference. `blockwise` walks over blocks of rows that share an expert, so that its work is
 that of the rows there are; it is for CPUs, where XLA computes `lax.ragged_dot` by multiplying all rows by all experts.
+`megablox` is the Pallas kernel for TPUs.
 """
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+
+TILE = 128
 
 
 def plain(x: Float[Array, "N D"], kernels: Float[Array, "E D F"], sizes: Int[Array, "E"]) -> Float[Array, "N F"]:
@@ -34,9 +39,26 @@ def blockwise(
     return _blockwise(x, kernels, sizes, block or min(128, max(8, 1 << (mean - 1).bit_length())))
 
 
+def megablox(
+    x: Float[Array, "N D"], kernels: Float[Array, "E D F"], sizes: Int[Array, "E"], *, interpret: bool = False
+) -> Float[Array, "N F"]:
+    """Return what `plain` returns, by JAX's Pallas kernel for TPUs; `interpret` runs it on any backend.
+
+    Rows are filled up to a multiple of the kernel's tiles with rows of nobody.
+    """
+    from jax.experimental.pallas.ops.tpu.megablox import gmm
+
+    N, (_, D, F) = x.shape[0], kernels.shape
+    tiles = [min(512, TILE * math.ceil(n / TILE)) for n in (N, D, F)]
+    x = jnp.pad(x, ((0, -N % tiles[0]), (0, 0)))
+    x = jnp.where(jnp.arange(x.shape[0])[:, None] < sizes.sum(), x, 0)
+    return _owned(gmm(x, kernels, sizes, x.dtype, tuple(tiles), interpret=interpret), sizes)[:N]
+
+
 def auto(x: Float[Array, "N D"], kernels: Float[Array, "E D F"], sizes: Int[Array, "E"]) -> Float[Array, "N F"]:
-    """`blockwise` on CPU, `ragged` elsewhere."""
-    return blockwise(x, kernels, sizes) if jax.default_backend() == "cpu" else ragged(x, kernels, sizes)
+    """`blockwise` on CPU, `megablox` on TPU, `ragged` elsewhere."""
+    ways: dict[str, Callable[..., Array]] = {"cpu": blockwise, "tpu": megablox}
+    return ways.get(jax.default_backend(), ragged)(x, kernels, sizes)
 
 
 class _Blocks(NamedTuple):

@@ -35,6 +35,7 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = ("none", "full", "dots")
+QUANTIZE = (None, "int8", "fp8")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Plan:
     """How a run is laid out. `mesh=None` is one device and no constraint at all.
 
     unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
-    worth.
+    worth. quantize: the format of eight bits in which layers multiply (`kernels.quantized`), or None.
     """
 
     mesh: Mesh | None = None
@@ -50,6 +51,7 @@ class Plan:
     compute_dtype: Any = jnp.float32
     remat: str = "none"
     unrolled: int = 12
+    quantize: str | None = None
 
     def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> P:
         """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole."""
@@ -128,26 +130,29 @@ def build(
     *,
     dtype: str = "float32",
     remat: str = "none",
+    quantize: str | None = None,
     explicit: bool = False,
     devices: list[Any] | None = None,
 ) -> Plan:
     """Return the plan for these sizes over all devices; one device gets no mesh.
 
     Raises:
-        UserError: for sizes that do not fit the devices, or unknown dtype or remat names.
+        UserError: for sizes that do not fit the devices, or unknown names of dtypes, remat or formats.
     """
     if dtype not in DTYPES:
         raise UserError(f"mesh.compute_dtype={dtype!r} is not one of {', '.join(DTYPES)}")
     if remat not in REMAT:
         raise UserError(f"mesh.remat={remat!r} is not one of {', '.join(REMAT)}")
+    if quantize not in QUANTIZE or (quantize and explicit):
+        raise UserError(f"mesh.quantize={quantize!r} is not one of {', '.join(map(str, QUANTIZE))}, on automatic axes")
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
     if len(devices) == 1:
-        return Plan(compute_dtype=DTYPES[dtype], remat=remat)
+        return Plan(compute_dtype=DTYPES[dtype], remat=remat, quantize=quantize)
     dims = [shape.get(a, 1) for a in AXES]
     kind = AxisType.Explicit if explicit else AxisType.Auto
     if devices[0].platform == "cpu":
         mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
     else:
         mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
-    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat)
+    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat, quantize=quantize)

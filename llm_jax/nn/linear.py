@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from llm_jax.kernels import quantized
 from llm_jax.mesh import plan
 from llm_jax.mesh.place import explicit, place
 
@@ -19,14 +20,18 @@ def linear(
     *,
     contract: int = 1,
     out: tuple[str | None, ...],
+    exact: bool = False,
 ) -> Float[Array, "B T ..."]:
     """Return x [B,T,*I] · kernel [*I,*O] + bias [*O], contracted over the `contract` dimensions I.
 
     On one device the operands are flattened to two dimensions: XLA's CPU backend otherwise copies transposed
     activations for the kernel's gradient. On a mesh the dimensions stay apart, so that each keeps its sharding.
-    `out` are the logical names of the result.
+    `out` are the logical names of the result. A plan may have the products quantized that need not be `exact`.
     """
-    if plan.current().mesh is None:
+    active = plan.current()
+    if active.quantize and not exact:
+        y = place(quantized.product(x, kernel, contract, active.quantize), *out)
+    elif active.mesh is None:
         inner = math.prod(kernel.shape[:contract])
         y = product(x.reshape(-1, inner), kernel.reshape(inner, -1))
         y = y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])

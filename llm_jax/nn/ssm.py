@@ -107,7 +107,7 @@ class Mamba2Mixer(nn.Module):
         gate = self._project(x, "gate", (H, P), ("heads", "head"))
         u, window = self._convolved(x, "x", (H, P), ("heads", "head"), where, past)
         keys, key_window = self._convolved(x, "bc", (2, self.num_groups, self.state_dim), (None,) * 3, where, past)
-        dt = self._project(x, "dt", (H,), ("heads",)).astype(jnp.float32)
+        dt = self._project(x, "dt", (H,), ("heads",), exact=True).astype(jnp.float32)
         dt = jax.nn.softplus(dt + weight(self, "dt_bias", (H,), ("heads",), step_bias, exact=True))
         A = -jnp.exp(weight(self, "A_log", (H,), ("heads",), log_decay, exact=True))
         scan = lookup(SSD, self.kernel, "model.kernel")
@@ -120,9 +120,12 @@ class Mamba2Mixer(nn.Module):
             cache = cache.write(layer, {"x": window, "bc": key_window, "state": state})
         return linear(y, out, contract=2, out=("batch", "seq", "act_embed")), cache
 
-    def _project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Array:
+    def _project(
+        self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], *, exact: bool = False
+    ) -> Array:
         kernel = weight(self, name, (x.shape[-1], *shape), ("embed", *axes), self.in_init)
-        return linear(x, kernel, out=("batch", "seq", *("act_heads" if a == "heads" else None for a in axes)))
+        names = ("batch", "seq", *("act_heads" if a == "heads" else None for a in axes))
+        return linear(x, kernel, out=names, exact=exact)
 
     def _convolved(self, x, name, shape, axes, where, past):
         projected, draw = self._project(x, name, shape, axes), conv_init(self.width)

@@ -85,7 +85,8 @@ def check(config: Config) -> tuple[Sections, Plan]:
     parts = Sections(**{name: construct(cls, values[name]) for name, cls in sections.SECTIONS.items()})
     built = model(config, vocab_size=ANY_VOCABULARY)
     objective(config)
-    plan = plans.build(parts.mesh.sizes(), dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat)
+    mesh = parts.mesh
+    plan = plans.build(mesh.sizes(), dtype=mesh.compute_dtype, remat=mesh.remat, quantize=mesh.quantize)
     _check_rows(parts, plan)
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:

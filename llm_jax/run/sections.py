@@ -93,7 +93,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed."""
+    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed.
+
+    quantize: int8 or fp8 for the products of layers (not of the output head, the routers and the experts).
+    """
 
     slice: int = 1
     data: int = -1
@@ -101,6 +104,7 @@ class Mesh:
     tensor: int = 1
     compute_dtype: str = "float32"
     remat: str = "none"
+    quantize: str | None = None
 
     def sizes(self) -> dict[str, int]:
         """The sizes of the mesh axes as given."""

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llm_jax.kernels.attention import auto, blockwise, plain
+from llm_jax.kernels.attention import blockwise, plain
+from llm_jax.kernels.fused import auto
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "layers.npz")
 
@@ -160,10 +161,6 @@ def test_keys_stand_in_any_order_where_their_slots_are_given(window):
     for kernel in (plain, partial(blockwise, block=5)):
         found = kernel(part, mixed_k, mixed_v, offset=9, window=window, slots=slots)
         np.testing.assert_allclose(found, whole, rtol=1e-5, atol=1e-6)
-
-
-def test_auto_is_plain_at_any_length():
-    both(auto, plain, 130)
 
 
 def test_attention_is_that_of_torch():

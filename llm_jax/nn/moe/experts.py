@@ -65,7 +65,7 @@ class Experts(nn.Module):
             return y
         bias = place(weight(self, "down_bias", (E, D), ("expert", "embed"), zeros), None, None)
         shares = jnp.einsum("btke,btk->bte", jax.nn.one_hot(chosen, E, dtype=x.dtype), weights.astype(x.dtype))
-        return y + linear(shares, bias, out=WIDTH)
+        return y + linear(shares, bias, out=WIDTH, exact=True)
 
 
 class SparseMlp(nn.Module):

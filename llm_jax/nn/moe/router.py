@@ -137,7 +137,7 @@ class SigmoidRouter(nn.Module):
 
 def _logits(router: Any, x: Float[Array, "B T D"]) -> Float[Array, "B T E"]:
     kernel = weight(router, "kernel", (x.shape[-1], router.num_experts), ("embed", None), router.init)
-    return linear(x.astype(jnp.float32), kernel.astype(jnp.float32), out=("batch", "seq", None))
+    return linear(x.astype(jnp.float32), kernel.astype(jnp.float32), out=("batch", "seq", None), exact=True)
 
 
 def _routing(chosen: Array, weights: Array, probability: Array, logits: Array, real: Array) -> Routing:

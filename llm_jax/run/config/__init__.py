@@ -24,7 +24,7 @@ from llm_jax.run.sections import SECTIONS
 
 TOP = ("model", "objective", "optimizer", *SECTIONS, "seed", "init_from")
 FREE_ON_RESUME = ("mesh", "log", "checkpoint", "eval", "sample", "launch", "export")
-BINDING = ("mesh.compute_dtype",)
+BINDING = ("mesh.compute_dtype", "mesh.quantize")
 
 
 @dataclass(frozen=True)
