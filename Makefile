@@ -58,6 +58,7 @@ golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_moe.py
 	$(BIN)/python tests/golden/make_moe_decoders.py
 	$(BIN)/python tests/golden/make_ropes.py
+	$(BIN)/python -m tests.golden.make_quantized
 
 families: $(ORACLES)
 	$(BIN)/python -m benchmarks.families --out=README.md
