@@ -58,6 +58,7 @@ golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_moe.py
 	$(BIN)/python tests/golden/make_moe_decoders.py
 	$(BIN)/python tests/golden/make_ropes.py
+	$(BIN)/python -m tests.golden.make_quantized
 
 families: $(ORACLES)
 	$(BIN)/python -m benchmarks.families --out=README.md
@@ -66,6 +67,7 @@ bench: $(ORACLES)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.decoding --torch_python=$(BIN)/python --out=benchmarks/DECODING.md
 	$(BIN)/python -m benchmarks.compiling > benchmarks/COMPILING.md
+	$(BIN)/python -m benchmarks.importing "$$($(BIN)/python -m llm_jax fetch smollm2)" --out=benchmarks/IMPORTING.md
 	$(BIN)/python -m benchmarks.encoding > benchmarks/ENCODING.md
 	$(BIN)/python -m benchmarks.planning > benchmarks/PLANNING.md
 

@@ -4,6 +4,7 @@ Grouped queries, heads of another size than width / heads, windows shorter than 
 tied and untied tables, an odd vocabulary; `CASES` are what the live comparisons run over, and the README's table.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -128,16 +129,77 @@ CASES = {
 
 
 def save_random(case: str, folder: Path) -> Any:
-    """Write a model of `CASES` with `save_pretrained` and return it, on torch; every weight is random, biases too."""
+    """Write a model of `CASES` with `save_pretrained` and return it, on torch."""
+    model = random(*CASES[case])
+    model.save_pretrained(folder)
+    return model
+
+
+def random(family: str, fields: dict[str, Any]) -> Any:
+    """Return a model of a family on torch, of `SMALL` and further fields; every weight is random, biases too."""
     import torch
     import transformers
 
-    family, fields = CASES[case]
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(family, **SMALL[family] | fields)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for p in (*model.parameters(), *(b for n, b in model.named_buffers() if "bias" in n)):
             p.add_(torch.randn(p.shape) * 0.2)
-    model.save_pretrained(folder)
     return model
+
+
+BLOCK = [8, 16]
+QUANTIZED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "fp8": ("deepseek_v3", {}, {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": BLOCK}),
+    "fp8 in whole blocks": ("qwen3", {}, {"quant_method": "fp8", "weight_block_size": BLOCK}),
+    "mxfp4": ("gpt_oss", {"intermediate_size": 64}, {"quant_method": "mxfp4"}),
+}
+"""Name -> family, fields beside those of `SMALL`, `quantization_config`. Many blocks of the first are cut."""
+
+
+def save_quantized(case: str, folder: Path, **fields: Any) -> Any:
+    """Write a random model of `QUANTIZED` in few bits; return it on torch, as transformers' own functions unpack it."""
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+
+    family, own, said = QUANTIZED[case]
+    random(family, own | fields).save_pretrained(folder)
+    file, described = folder / "model.safetensors", folder / "config.json"
+    kept, stored, meant = load_file(file), {}, {}
+    pack = {"fp8": _fp8, "mxfp4": _mxfp4}[said["quant_method"]]
+    for name in [name for name in kept if "_proj" in name and kept[name].ndim > 1 and "bias" not in name]:
+        if said["quant_method"] == "fp8" or "experts" in name:
+            packed, meant[name] = pack(kept.pop(name))
+            stored |= {name + suffix: tensor for suffix, tensor in packed.items()}
+    save_file(kept | meant, file, metadata={"format": "pt"})
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    save_file(kept | stored, file, metadata={"format": "pt"})
+    described.write_text(json.dumps(json.loads(described.read_text()) | {"quantization_config": said}))
+    return model
+
+
+def _fp8(weight: Any) -> tuple[dict[str, Any], Any]:
+    """Return {end of the name: tensor} of a matrix in blocks, the largest code of each 448, and what they mean."""
+    import torch
+    from transformers.integrations.finegrained_fp8 import _dequantize_fp8_weight
+
+    cells = [torch.arange(size) // step for size, step in zip(weight.shape, BLOCK, strict=True)]
+    scales = torch.zeros(*(int(at[-1]) + 1 for at in cells))
+    at = cells[0][:, None].expand(weight.shape), cells[1].expand(weight.shape)
+    flat = at[0] * scales.shape[1] + at[1]
+    scales = scales.flatten().scatter_reduce(0, flat.flatten(), weight.abs().flatten(), "amax").view_as(scales) / 448
+    codes = (weight / scales[at]).to(torch.float8_e4m3fn)
+    return {"": codes, "_scale_inv": scales}, _dequantize_fp8_weight(codes, scales, BLOCK, torch.float32)
+
+
+def _mxfp4(weight: Any) -> tuple[dict[str, Any], Any]:
+    """Return {end of the name: tensor} of random codes for experts [E,I,O], and what they mean."""
+    import torch
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+    experts, inputs, outputs = weight.shape
+    blocks = torch.randint(256, (experts, outputs, inputs // 32, 16), dtype=torch.uint8)
+    scales = torch.randint(122, 127, blocks.shape[:-1], dtype=torch.uint8)
+    return {"_blocks": blocks, "_scales": scales}, convert_moe_packed_tensors(blocks, scales, dtype=torch.float32)

@@ -1,11 +1,16 @@
 """Foreign tensors into our parameters: everything is compared before anything is read, then leaf by leaf.
 
-Tensors are read in the order of our leaves, so that one stack of layers and one tensor are all that is held here.
+Tensors are read in the order of our leaves, so that one stack of layers is all that is held here, and one tensor, or a
+few that are a small part of it: those of many layers are read at once by several threads.
 """
 
+import functools
 import math
+import os
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +21,8 @@ from llm_jax.interop.safetensors import Tensors
 
 ALIGNMENT = 64  # bytes; jax takes over an aligned host array on a CPU without a copy
 STRIPE = 16  # float32 of a cache line
+SHARE = 8  # a thread more for so many tensors of a leaf: together they hold an eighth of it
+MOST_THREADS = 8
 SHOWN = 40
 
 
@@ -95,13 +102,25 @@ def _filled(
         if not all(name in sources for name in group):
             continue
         whole = {path: empty(shapes[path]) for path in paths}
-        for name in group:
-            slot = table[name]
-            for path, part in zip(paths, slot.rule.decode(tensors.read(sources[name]), slot.shapes), strict=True):
-                copy(whole[path][slot.at], part, slot.rule.inputs)
-                del part
+        fill = functools.partial(_fill, tensors, table, sources, whole)
+        with ThreadPoolExecutor(_threads(len(group))) as pool:
+            deque(pool.map(fill, group), maxlen=0)
         for path in paths:
             yield path, whole.pop(path)
+
+
+def _fill(
+    tensors: Tensors, table: Mapping[str, Slot], sources: Mapping[str, str], whole: Mapping[str, np.ndarray], name: str
+) -> None:
+    """Read one tensor into its place in the leaves that it is a part of."""
+    slot = table[name]
+    parts = slot.rule.decode(tensors.read(sources[name]), slot.shapes)
+    for path, part in zip(slot.rule.ours, parts, strict=True):
+        copy(whole[path][slot.at], part, slot.rule.inputs)
+
+
+def _threads(tensors: int) -> int:
+    return max(1, min(tensors // SHARE, os.cpu_count() or 1, MOST_THREADS))
 
 
 def copy(ours: np.ndarray, part: np.ndarray, inputs: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from llm_jax.core.table import UserError, lookup
 from llm_jax.interop import safetensors
+from llm_jax.interop.quantized.unpack import unpacked
 from llm_jax.interop.safetensors import Tensors
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -55,7 +56,7 @@ def open_source(path: str) -> Source:
     if where.suffix in FILES:
         opened: Source = lookup(FILES, where.suffix, "SRC")(where)
         return opened
-    raise UserError(f"SRC={path} is not a directory or a .gguf file{_pickles([where])}")
+    raise UserError(f"SRC={path} is not a directory or a .gguf file{_instead([where])}")
 
 
 def directory(where: Path) -> Source:
@@ -64,18 +65,16 @@ def directory(where: Path) -> Source:
     Raises:
         UserError: a file that is needed is missing, or is not what its name says.
     """
-    config = json_of(where / "config.json")
     if not any((where / name).exists() for name in (safetensors.FILE, safetensors.INDEX)):
-        raise UserError(f"{where} has no {safetensors.FILE}{_pickles(sorted(where.iterdir()))}")
+        raise UserError(f"{where} has no {safetensors.FILE}{_instead(sorted(where.iterdir()))}")
+    config, tensors = unpacked(json_of(where / "config.json"), safetensors.Directory(where))
     named = json_of(where / "tokenizer_config.json", missing={})
     template = named.get("chat_template")
     if isinstance(template, list):  # several, by name
         template = next((t["template"] for t in template if t.get("name") == "default"), None)
     if (where / TEMPLATE).exists():
         template = (where / TEMPLATE).read_text("utf-8")
-    return Source(
-        where, "hf", config, safetensors.Directory(where), _tokenizer(where), template, _generation(where, config)
-    )
+    return Source(where, "hf", config, tensors, _tokenizer(where), template, _generation(where, config))
 
 
 def _generation(where: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +93,11 @@ def _tokenizer(where: Path) -> Tokenizer | None:
     return None
 
 
-def _pickles(files: list[Path]) -> str:
+def _instead(files: list[Path]) -> str:
+    """Return the end of an error: what to give in place of these files."""
+    ready = [file for file in files if file.suffix in FILES]
+    if ready:
+        return f"; give the file that it holds, SRC={ready[0]}"
     found = [file.name for file in files if file.suffix in PICKLES]
     if not found:
         return "; give a directory with config.json and *.safetensors, or a .gguf file"

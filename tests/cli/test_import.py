@@ -267,6 +267,16 @@ def test_pickles_are_not_read(source, refused, tmp_path):
         assert "pytorch_model.bin is a pickle" in message and "save_pretrained" in message
 
 
+@pytest.mark.parametrize("described", [True, False])
+def test_a_directory_that_holds_a_gguf_file_alone_is_answered_with_its_name(source, refused, tmp_path, described):
+    for file in source.iterdir():
+        if file.name != "config.json" or not described:
+            file.unlink()
+    (source / "model.Q4_1.gguf").write_bytes(b"GGUF")
+    message = refused("import", source, f"--workdir={tmp_path / 'run'}")
+    assert f"SRC={source / 'model.Q4_1.gguf'}" in message
+
+
 def test_code_in_a_directory_is_never_run(source, tmp_path):
     for name in ("modeling_x.py", "conftest.py", "sitecustomize.py", "tokenizer.py"):
         (source / name).write_text("raise SystemExit('it ran')")

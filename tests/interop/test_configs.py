@@ -224,7 +224,6 @@ def test_a_family_whose_files_cannot_say_a_kind_does_not_write_it():
         ({"model_type": "qwen3_moe", "num_experts": 4, "num_local_experts": 8}, "num_experts, num_local_experts"),
         ({"model_type": "qwen3_moe", "use_sliding_window": True}, "use_sliding_window=True"),
         ({"model_type": "gpt_oss", "layer_types": ["full_attention", "full_attention"]}, "layer_types"),
-        ({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}}, "mxfp4"),
         ({"model_type": "gpt_oss", "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "mscale_all_dim": 1.0}}, "msc"),
         ({"model_type": "gpt_oss", "rope_scaling": {"rope_type": "yarn", "attention_factor": 1.0}}, "attention_factor"),
         ({"model_type": "deepseek_v3", "rope_scaling": {"type": "llama3", "factor": 2.0}}, "llama3"),

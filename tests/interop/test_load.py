@@ -1,5 +1,7 @@
 """Foreign tensors into ours: everything that differs is told at once, before anything is read; then leaf by leaf."""
 
+import threading
+import time
 from collections import Counter
 
 import ml_dtypes
@@ -100,3 +102,25 @@ def test_old_files_without_a_prefix_and_with_masks_are_read():
     assert dict(load.leaves(Memory(old), names, shapes)).keys() == leaves.keys()
     with pytest.raises(UserError, match="are the same tensor"):
         load.leaves(Memory(old | {"transformer.wpe.weight": old["wpe.weight"]}), names, shapes)
+
+
+@pytest.mark.parametrize("layers", [3, 16, 40])
+def test_layers_are_read_at_once_only_where_they_are_a_small_part_of_a_leaf(monkeypatch, layers):
+    monkeypatch.setattr(load.os, "cpu_count", lambda: 4)
+    names, shapes, leaves, tensors = made("llama", num_layers=layers)
+    lock, now, most = threading.Lock(), [0], [0]
+
+    class Slow(Memory):
+        def read(self, name):
+            with lock:
+                now[0] += 1
+                most[0] = max(most[0], now[0])
+            time.sleep(0.002)
+            with lock:
+                now[0] -= 1
+            return super().read(name)
+
+    found = dict(load.leaves(Slow(tensors), names, shapes))
+    assert most[0] == {3: 1, 16: 2, 40: 4}[layers]
+    for path, leaf in leaves.items():
+        np.testing.assert_array_equal(found[path], leaf)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.foreign import CASES, save_random
+from benchmarks.foreign import CASES, QUANTIZED, save_quantized, save_random
 from llm_jax import open_run
 from llm_jax.cli import main
 from llm_jax.core.table import UserError
@@ -61,6 +61,20 @@ def test_a_random_model_means_the_same_on_both_sides_both_ways(torch, transforme
         run.model, run.params(), [tokens[0, :5].tolist()], max_new_tokens=20, settings=Sampling(0.0), seed=0
     )
     assert made[0] == greedy.tolist()
+
+
+@pytest.mark.parametrize("case", QUANTIZED)
+def test_a_checkpoint_in_few_bits_means_what_it_means_in_transformers(torch, transformers, tmp_path, case):
+    """As its functions unpack the tensors, and as it loads the same directory, where it can: it refuses cut blocks."""
+    models = [save_quantized(case, tmp_path / "source")]
+    if case != "fp8":
+        models.append(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "source", dtype=torch.float32))
+    assert main(["import", str(tmp_path / "source"), f"--workdir={tmp_path / 'run'}"]) == 0
+    tokens = np.random.default_rng(0).integers(0, 300, (2, 40))
+    found = logits_of(open_run(tmp_path / "run"), tokens)
+    for theirs in models:
+        wanted = theirs(torch.tensor(tokens)).logits.detach().numpy()
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_a_trained_model_is_loaded_by_transformers_and_says_the_same(torch, transformers, recipe, tmp_path, capsys):

@@ -105,10 +105,12 @@ class Header:
             raise self._lie(f"{count} entries of at least {size} bytes do not fit in {self._size}")
 
     def _string(self) -> str:
-        length = self._one("Q")
-        self._fits(length, 1)
-        self._at += length
-        return self._data[self._at - length : self._at].decode("utf-8")
+        begin = self._at + 8
+        end = begin + int.from_bytes(self._data[self._at : begin], "little")
+        if end > self._size or end - begin > LONGEST:
+            raise self._lie(f"a text of {end - begin} bytes does not fit in {self._size}")
+        self._at = end
+        return self._data[begin:end].decode("utf-8")
 
     def _shape(self) -> tuple[int, ...]:
         dims = self._one("I")

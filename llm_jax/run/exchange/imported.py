@@ -70,7 +70,7 @@ def import_run(
         build.check_vocabulary(config.values["model"]["vocab_size"], words)
     mesh = construct(Mesh, config.values["mesh"])
     plan = plans.build(mesh.sizes(), dtype=mesh.compute_dtype, remat=mesh.remat)
-    declared = model.declarations()
+    declared = _declared(model)
     shapes = {p: d.shape for p, d in declared.items()}
     names = numbered(lookup(NAMES, described.family, "family"), model)
     leaves = load.leaves(source.tensors, names, shapes, partial=partial)
@@ -125,6 +125,13 @@ def placed(
     drawn = tree.flatten(initialize(rest, jax.random.key(0))) if rest else {}
     found |= {path: jax.device_put(leaf, shardings[path] or here) for path, leaf in drawn.items()}
     return tree.unflatten({path: found[path] for path in declared}), list(rest)
+
+
+def _declared(model: Any) -> Mapping[str, Declaration]:
+    """Return the parameters that a model declares, traced: nothing is compiled for the constants of its layers."""
+    found: list[Mapping[str, Declaration]] = []
+    jax.eval_shape(lambda: found.append(model.declarations()))
+    return found[0]
 
 
 def _about(source: Source, described: configs.Described) -> dict[str, Any]:
