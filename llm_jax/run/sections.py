@@ -93,18 +93,23 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed."""
+    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed.
+
+    zero: what fsdp splits: 3 parameters, gradients and optimizer state, 1 only the state.
+    """
 
     slice: int = 1
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    expert: int = 1
+    zero: int = 3
     compute_dtype: str = "float32"
     remat: str = "none"
 
     def sizes(self) -> dict[str, int]:
         """The sizes of the mesh axes as given."""
-        return {"slice": self.slice, "data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        return {name: getattr(self, name) for name in ("slice", "data", "fsdp", "tensor", "expert")}
 
 
 @dataclass(frozen=True)
