@@ -95,7 +95,7 @@ OVERRIDES = {
     "mesh.data=3": ["mesh.data=3", "8 are here"],
     "mesh.fsdp=3": ["mesh.fsdp=3", "multiple of 3"],
     "mesh.tensor=-1": ["mesh.tensor=-1", "at most one is -1"],
-    "mesh.tensor=8": ["mesh.tensor=8", "the 4 heads of blocks/attention", "--config.mesh.fsdp=2 --config.mesh.tensor=4"],
+    "mesh.tensor=8": ["mesh.tensor=8", "the 4 heads of", "--config.mesh.fsdp=2 --config.mesh.tensor=4"],
     "mesh.expert=2": ["mesh.expert=2", "has no experts", "--config.mesh.data=4 --config.mesh.fsdp=2"],
     "data.batch_size=12": ["data.batch_size=12", "8 shards", "try 16"],
     "train.microbatches=3": ["train.microbatches=3", "try 24"],
