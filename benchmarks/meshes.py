@@ -6,17 +6,13 @@ The plans and the measure are those of the laws (tests/laws/plans.py). The file 
 """
 
 import argparse
-import os
 import sys
 import time
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-FLAGS = ("force_host_platform_device_count=8", "backend_optimization_level=0", "llvm_disable_expensive_passes=true")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *(f"--xla_{flag}" for flag in FLAGS)]).strip()
-
-from llm_jax.models import MODELS  # noqa: E402
-from tests.laws.plans import PLANS, TOLERANCE, alone, differences, layout, on  # noqa: E402
+import tests.conftest  # noqa: F401  # eight simulated devices, before jax looks for any
+from llm_jax.models import MODELS
+from tests.laws.plans import PLANS, TOLERANCE, alone, differences, layout, on
 
 HEAD = f"""# Every plan, every family
 

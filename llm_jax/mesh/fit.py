@@ -69,7 +69,7 @@ def nearest(
 ) -> dict[str, int] | None:
     """Return the plan of as many devices that fits and whose axes differ least, in factors of two; or None.
 
-    Of equally near ones that which splits parameters most.
+    Of equally near ones that which splits parameters most, and then rows.
     """
     fitting = [
         found
@@ -77,7 +77,7 @@ def nearest(
         if not any(r % math.prod(found.get(a, 1) for a in BATCH_AXES) for r in rows)
         and misfit(found, rules, declared) is None
     ]
-    return min(fitting, key=lambda found: (_distance(found, sizes), -found["fsdp"]), default=None)
+    return min(fitting, key=lambda found: (_distance(found, sizes), -found["fsdp"], -found["data"]), default=None)
 
 
 def _plans(sizes: Sizes) -> Iterator[dict[str, int]]:
