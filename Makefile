@@ -1,6 +1,8 @@
 # make quickstart   build .venv, train a small model on real text, evaluate it, write a sample
 # make chat         fetch and import SmolLM2-135M-Instruct, once, and talk with it
 # make test         the whole gate: format, lint, types, tests
+# make test-mesh    every plan of the table with every family (make test has a sample)
+# make meshes       measure benchmarks/MESHES.md anew: by how much each plan changes each family's gradient
 # make families     measure the README's table of families anew
 # PYTHON=python3.12 make test   the same on another Python
 
@@ -16,7 +18,7 @@ INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
 CHAT ?= runs/smollm2
 
-.PHONY: quickstart chat test test-laws test-oracles test-plan golden families format venv dev oracles bench clean
+.PHONY: quickstart chat test test-laws test-mesh test-oracles test-plan golden families meshes format venv dev oracles bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -42,6 +44,10 @@ test: $(DEV)
 test-laws: $(DEV)
 	LLM_JAX_ALL_LAWS=1 $(BIN)/pytest -n 2 -m "exhaustive or not exhaustive" tests/laws
 
+test-mesh: $(DEV)
+	LLM_JAX_ALL_LAWS=1 $(BIN)/pytest -n 2 -m "exhaustive or not exhaustive" \
+	  tests/laws/test_meshes.py tests/laws/test_sharded_state.py tests/mesh tests/nn/test_moe.py
+
 test-oracles: $(ORACLES)
 	$(BIN)/pytest -m oracle tests
 
@@ -62,6 +68,9 @@ golden: $(ORACLES)
 
 families: $(ORACLES)
 	$(BIN)/python -m benchmarks.families --out=README.md
+
+meshes: $(DEV)
+	$(BIN)/python -m benchmarks.meshes --out=benchmarks/MESHES.md
 
 bench: $(ORACLES)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md

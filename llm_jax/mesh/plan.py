@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +22,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Declaration
 
 AXES = ("slice", "data", "fsdp", "tensor", "context", "expert", "stage")
-BATCH_AXES = ("slice", "data", "fsdp")
+BATCH_AXES = ("slice", "data", "fsdp", "expert")  # outside of the experts their axis is one of data
 
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     # parameters
@@ -36,18 +36,22 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = ("none", "full", "dots")
 QUANTIZE = (None, "int8", "fp8")
+ZERO: Mapping[int, Mapping[str, tuple[str, ...]]] = MappingProxyType({3: {}, 1: {"embed": ()}})
 
 
 @dataclass(frozen=True)
 class Plan:
     """How a run is laid out. `mesh=None` is one device and no constraint at all.
 
+    state_rules: where what the optimizer keeps of a parameter differs from the parameter itself: under ZeRO-1
+    (Rajbhandari et al. 2020, P_os) parameters are whole along `embed`, and only the state is split.
     unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
     worth. quantize: the format of eight bits in which layers multiply (`kernels.quantized`), or None.
     """
 
     mesh: Mesh | None = None
     rules: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: RULES)
+    state_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compute_dtype: Any = jnp.float32
     remat: str = "none"
     unrolled: int = 12
@@ -74,6 +78,10 @@ class Plan:
     def shardings(self, declarations: Mapping[str, Declaration]) -> dict[str, NamedSharding | None]:
         """Return {path: sharding} of declared parameters."""
         return {path: self.sharding(d.axes, d.shape) for path, d in declarations.items()}
+
+    def state_shardings(self, declarations: Mapping[str, Declaration]) -> dict[str, NamedSharding | None]:
+        """Return {path: sharding} of what an optimizer keeps of declared parameters."""
+        return replace(self, rules={**self.rules, **self.state_rules}).shardings(declarations)
 
     @property
     def batch_shards(self) -> int:
@@ -131,13 +139,16 @@ def build(
     dtype: str = "float32",
     remat: str = "none",
     quantize: str | None = None,
+    zero: int = 3,
     explicit: bool = False,
     devices: list[Any] | None = None,
 ) -> Plan:
     """Return the plan for these sizes over all devices; one device gets no mesh.
 
+    zero: what `fsdp` splits: 3 parameters, gradients and optimizer state, 1 only the state.
+
     Raises:
-        UserError: for sizes that do not fit the devices, or unknown names of dtypes, remat or formats.
+        UserError: for sizes that do not fit the devices, or an unknown name.
     """
     if dtype not in DTYPES:
         raise UserError(f"mesh.compute_dtype={dtype!r} is not one of {', '.join(DTYPES)}")
@@ -145,6 +156,8 @@ def build(
         raise UserError(f"mesh.remat={remat!r} is not one of {', '.join(REMAT)}")
     if quantize not in QUANTIZE or (quantize and explicit):
         raise UserError(f"mesh.quantize={quantize!r} is not one of {', '.join(map(str, QUANTIZE))}, on automatic axes")
+    if zero not in ZERO:
+        raise UserError(f"mesh.zero={zero!r} is not one of {', '.join(map(str, sorted(ZERO)))}")
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
     if len(devices) == 1:
@@ -155,4 +168,5 @@ def build(
         mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
     else:
         mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
-    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat, quantize=quantize)
+    rules, kept = {**RULES, **ZERO[zero]}, {name: RULES[name] for name in ZERO[zero]}
+    return Plan(mesh, rules, kept, compute_dtype=DTYPES[dtype], remat=remat, quantize=quantize)

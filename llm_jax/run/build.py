@@ -17,6 +17,7 @@ from llm_jax.data.build import build as build_data
 from llm_jax.learn.accumulate import accumulate
 from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import gradient, plain
+from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
 from llm_jax.models import MODELS
@@ -85,9 +86,10 @@ def check(config: Config) -> tuple[Sections, Plan]:
     parts = Sections(**{name: construct(cls, values[name]) for name, cls in sections.SECTIONS.items()})
     built = model(config, vocab_size=ANY_VOCABULARY)
     objective(config)
-    mesh = parts.mesh
-    plan = plans.build(mesh.sizes(), dtype=mesh.compute_dtype, remat=mesh.remat, quantize=mesh.quantize)
+    plan = plan_of(parts.mesh)
     _check_rows(parts, plan)
+    judged = [] if parts.eval.batch_size is None else [parts.eval.batch_size]
+    fit.check(plan, built.declarations(), [parts.data.batch_size // parts.train.microbatches, *judged])
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
@@ -97,6 +99,11 @@ def check(config: Config) -> tuple[Sections, Plan]:
         raise UserError(f"seed={values['seed']} must be at least 0 and below 2^32")
     normalize("", **check_options(normalize, parts.data.normalization, "data.normalization"))
     return parts, plan
+
+
+def plan_of(mesh: sections.Mesh) -> Plan:
+    """Return the plan of a section `mesh` over the devices that are here."""
+    return plans.build(mesh.sizes(), **mesh.options())
 
 
 def abstract(d: Declaration) -> jax.ShapeDtypeStruct:
@@ -216,17 +223,17 @@ def check_vocabulary(size: int | None, words: Tokenizer) -> None:
 
 
 def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner, transform: Any) -> Any:
-    """Return the shardings of a learner's state: parameters by their declarations, what belongs to them alike."""
+    """Return the shardings of a learner's state: parameters by their declarations, and what is kept of them."""
     if plan.mesh is None:
         return None
     abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
     replicated = NamedSharding(plan.mesh, PartitionSpec())
-    params = tree.unflatten(dict(plan.shardings(declared)))
+    params, kept = (tree.unflatten(dict(of(declared))) for of in (plan.shardings, plan.state_shardings))
 
     def like(part: Any) -> Any:
-        return params if tree.flatten(part).keys() == declared.keys() else replicated
+        return kept if tree.flatten(part).keys() == declared.keys() else replicated
 
     return State(
-        step=replicated, params=params, opt=state_shardings(transform, abstract.params, params, replicated),
+        step=replicated, params=params, opt=state_shardings(transform, abstract.params, kept, replicated),
         key=replicated, extra={k: like(v) for k, v in abstract.extra.items()},
     )  # fmt: skip

@@ -33,6 +33,7 @@ OVERRIDES = {
     "data.normalization.form=NFX": ["form='NFX'", "NFC"],
     "mesh.compute_dtype=float16": ["mesh.compute_dtype='float16'", "float32, bfloat16"],
     "mesh.remat=some": ["mesh.remat='some'", "none, full, dots"],
+    "mesh.zero=2": ["mesh.zero=2", "1, 3"],
     # wrong types
     "model=3": ["model=3", "section"],
     "model.rope=3": ["model.rope=3", "section"],
@@ -94,6 +95,8 @@ OVERRIDES = {
     "mesh.data=3": ["mesh.data=3", "8 are here"],
     "mesh.fsdp=3": ["mesh.fsdp=3", "multiple of 3"],
     "mesh.tensor=-1": ["mesh.tensor=-1", "at most one is -1"],
+    "mesh.tensor=8": ["mesh.tensor=8", "the 4 heads of", "--config.mesh.fsdp=2 --config.mesh.tensor=4"],
+    "mesh.expert=2": ["mesh.expert=2", "has no experts", "--config.mesh.data=4 --config.mesh.fsdp=2"],
     "data.batch_size=12": ["data.batch_size=12", "8 shards", "try 16"],
     "train.microbatches=3": ["train.microbatches=3", "try 24"],
     "eval.batch_size=12": ["eval.batch_size=12", "8 shards", "try 16"],

@@ -1,5 +1,7 @@
 """One tiny model of each family, with parameters that no symmetry hides behind: nothing is zero or one."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -64,22 +66,28 @@ def model(make):
     return make()
 
 
+def drawn(model, seed=0):
+    """Draw parameters of a model from its declarations: normal values, of a size that keeps every layer in play."""
+    rng = np.random.default_rng(seed)
+    return tree.unflatten(
+        {
+            path: (rng.normal(size=d.shape) * 0.3 + (d.init is ones)).astype(np.float32)
+            for path, d in sorted(model.declarations().items())
+        }
+    )
+
+
 @pytest.fixture
 def draw():
-    """Draw parameters of a model from its declarations: normal values, of a size that keeps every layer in play."""
-
-    def params(model, seed=0):
-        rng = np.random.default_rng(seed)
-        return tree.unflatten(
-            {
-                path: (rng.normal(size=d.shape) * 0.3 + (d.init is ones)).astype(np.float32)
-                for path, d in sorted(model.declarations().items())
-            }
-        )
-
-    return params
+    return drawn
 
 
 @pytest.fixture
-def params(model, draw):
-    return draw(model)
+def params(model):
+    return drawn(model)
+
+
+@pytest.fixture
+def all_laws():
+    """Whether everything is run (make test-laws, make test-mesh), or the sample of `make test`."""
+    return bool(os.environ.get("LLM_JAX_ALL_LAWS"))

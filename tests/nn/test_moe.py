@@ -13,6 +13,7 @@ from llm_jax.mesh import plan
 from llm_jax.nn.declare import declarations
 from llm_jax.nn.initial import normal
 from llm_jax.nn.mlp import GatedMlp
+from llm_jax.nn.moe import exchange, experts
 from llm_jax.nn.moe.experts import Experts, SparseMlp, clamped_swiglu, swiglu
 from llm_jax.nn.moe.router import Load, SigmoidRouter, SoftmaxRouter, TopKRouter, losses
 
@@ -250,3 +251,71 @@ def test_a_mesh_changes_no_output_no_load_and_no_gradient(name, sizes, explicit)
 def test_a_load_is_a_sum():
     one, two = (Load(*(rng.normal(size=s) for s in ((3,), (3,), (), (), ()))) for _ in range(2))
     jax.tree.map(lambda a, b, c: close(c, a + b), one, two, one.plus(two))
+
+
+EXPERT_MESHES = {
+    "expert8": {"expert": 8},
+    "data2 expert4": {"data": 2, "expert": 4},
+    "data2 expert2 tensor2": {"data": 2, "expert": 2, "tensor": 2},
+    "fsdp2 context2 expert2": {"fsdp": 2, "context": 2, "expert": 2},
+}
+draws = np.random.default_rng(7)
+TOKENS = draws.normal(size=(8, 6, 8)).astype(np.float32)
+some = lambda experts: np.argsort(draws.normal(size=(8, 6, experts)), axis=-1)[..., :2]  # noqa: E731
+CHOICES = {
+    "any": some(8),
+    "one expert of no token": some(7) + 1,
+    "all tokens to one expert": np.broadcast_to([5, 8], (8, 6, 2)),
+    "padding, to nobody": np.where(draws.random((8, 6, 1)) < 0.5, 8, some(8)),
+    "nothing but padding": np.full((8, 6, 2), 8),
+}
+
+
+def in_terms_of_all_gather(rows, out, starts, sizes, places, arriving, *, axis_name):
+    """`lax.ragged_all_to_all` by its definition, for CPUs: every device takes what all the others send to it."""
+    me = jax.lax.axis_index(axis_name)
+    sent, starts, sizes, places = (jax.lax.all_gather(a, axis_name) for a in (rows, starts, sizes, places))
+    at = jnp.arange(out.shape[0])
+    for source in range(sent.shape[0]):
+        offset = at - places[source, me]
+        mine = (offset >= 0) & (offset < sizes[source, me])
+        out = jnp.where(mine[:, None], sent[source][jnp.clip(starts[source, me] + offset, 0, rows.shape[0] - 1)], out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def at_home():
+    """A layer of eight experts: (what it makes of tokens and its gradients, parameters, declarations)."""
+    layer = Experts(8, 6, N, N, bias=True)
+    declared = declarations(layer, TOKENS, CHOICES["any"], np.ones((8, 6, 2), np.float32))
+    params = tree.unflatten({p: draws.normal(size=d.shape).astype(np.float32) for p, d in sorted(declared.items())})
+
+    def total(params, x, weights, chosen):
+        y = layer.apply({"params": params}, x, chosen, weights)
+        return (y * np.cos(np.arange(y.size)).reshape(y.shape)).sum(), y
+
+    step = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
+    return step, jax.jit(step), params, declared
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [*(("dense", sizes) for sizes in EXPERT_MESHES), *(("ragged", sizes) for sizes in list(EXPERT_MESHES)[2:])],
+)
+def test_tokens_that_travel_to_their_experts_come_back_with_what_these_made(at_home, sizes, kind, monkeypatch):
+    """With room for the worst case, of which all tokens at one expert is one."""
+    monkeypatch.setattr(jax.lax, "ragged_all_to_all", in_terms_of_all_gather)
+    monkeypatch.setattr(experts, "auto", getattr(exchange, kind))
+    (step, alone, params, declared), layout = at_home, plan.build(EXPERT_MESHES[sizes])
+    weights = draws.normal(size=(8, 6, 2)).astype(np.float32)
+    with layout.active():
+        shardings = layout.shardings(declared)
+        placed = jax.device_put(params, tree.unflatten(shardings))
+        x = jax.device_put(TOKENS, layout.sharding(("batch", "seq", None), TOKENS.shape))
+        away = jax.jit(lambda *a: step(*a)).lower(placed, x, weights, CHOICES["any"]).compile()
+        assert shardings["gate"].spec[0] == "expert" and x.sharding.shard_shape(x.shape)[0] * layout.batch_shards == 8
+        assert ("all-to-all" in away.as_text()) == (kind == "dense")
+        for name, chosen in CHOICES.items():
+            found, wanted = away(placed, x, weights, chosen), alone(params, TOKENS, weights, chosen)
+            for (path, a), b in zip(tree.flatten(found).items(), jax.tree.leaves(wanted), strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max(), err_msg=f"{name} {path}")

@@ -21,7 +21,6 @@ from llm_jax.core.types import Declaration, Params
 from llm_jax.interop import configs, load
 from llm_jax.interop.names import NAMES, numbered
 from llm_jax.interop.source import Source
-from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
 from llm_jax.nn.declare import initialize
 from llm_jax.run import build
@@ -68,8 +67,7 @@ def import_run(
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
     if words is not None:
         build.check_vocabulary(config.values["model"]["vocab_size"], words)
-    mesh = construct(Mesh, config.values["mesh"])
-    plan = plans.build(mesh.sizes(), dtype=mesh.compute_dtype, remat=mesh.remat)
+    plan = build.plan_of(construct(Mesh, config.values["mesh"]))
     declared = _declared(model)
     shapes = {p: d.shape for p, d in declared.items()}
     names = numbered(lookup(NAMES, described.family, "family"), model)
