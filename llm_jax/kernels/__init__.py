@@ -7,7 +7,11 @@ E experts, F hidden width.
 ATTENTION = {
     "plain": "llm_jax.kernels.attention:plain",
     "blockwise": "llm_jax.kernels.attention:blockwise",
-    "auto": "llm_jax.kernels.attention:auto",
+    "auto": "llm_jax.kernels.context:auto",
+}
+CONTEXT = {
+    "ring": "llm_jax.kernels.ring:ring",
+    "heads": "llm_jax.kernels.context:heads",
 }
 CROSS_ENTROPY = {
     "plain": "llm_jax.kernels.cross_entropy:plain",

@@ -35,6 +35,7 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = ("none", "full", "dots")
+CONTEXT_BY = ("ring", "heads")
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Plan:
     """How a run is laid out. `mesh=None` is one device and no constraint at all.
 
     unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
-    worth.
+    worth. context_by: how attention sees tokens of other devices, a key of kernels.CONTEXT.
     """
 
     mesh: Mesh | None = None
@@ -50,6 +51,7 @@ class Plan:
     compute_dtype: Any = jnp.float32
     remat: str = "none"
     unrolled: int = 12
+    context_by: str = "ring"
 
     def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> P:
         """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole."""
@@ -128,6 +130,7 @@ def build(
     *,
     dtype: str = "float32",
     remat: str = "none",
+    context_by: str = "ring",
     explicit: bool = False,
     devices: list[Any] | None = None,
 ) -> Plan:
@@ -140,6 +143,8 @@ def build(
         raise UserError(f"mesh.compute_dtype={dtype!r} is not one of {', '.join(DTYPES)}")
     if remat not in REMAT:
         raise UserError(f"mesh.remat={remat!r} is not one of {', '.join(REMAT)}")
+    if context_by not in CONTEXT_BY:
+        raise UserError(f"mesh.context_by={context_by!r} is not one of {', '.join(CONTEXT_BY)}")
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
     if len(devices) == 1:
@@ -150,4 +155,4 @@ def build(
         mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
     else:
         mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
-    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat)
+    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat, context_by=context_by)
