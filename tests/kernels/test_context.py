@@ -118,11 +118,9 @@ def balance(ring):
 
 
 def test_causal_work_is_even_over_devices():
-    """By counting scores: max / mean is 1; of neighbouring parts it would be 1.86, and half of the work for nothing."""
-    even, useful = balance(Ring("x", 8, 16))
-    assert even == 1 and useful > 0.94 * 16.5 / 17 * 1.0
-    odd = Ring("x", 8, 15)  # is not halved
-    assert odd.parts == 1 and balance(odd)[0] > 1.8 and balance(odd)[1] < 0.51
+    """By counting scores: max / mean is 1, and 95 % of what is computed matters; of neighbouring parts 1.87 and 50 %."""
+    np.testing.assert_allclose(balance(Ring("x", 8, 16)), (1, 0.9485), rtol=1e-3)
+    np.testing.assert_allclose(balance(Ring("x", 8, 15)), (1.868, 0.504), rtol=1e-3)  # odd parts are not halved
 
 
 def test_a_window_takes_only_the_rounds_that_it_reaches():
