@@ -114,8 +114,7 @@ def _parts(x: Float[Array, "B L ..."], how: Ring) -> Float[Array, "P B C ..."]:
     if how.parts == 1:
         return x[None]
     even, odd = (
-        jax.lax.ppermute(half, how.axis, _owners(how.size, first))
-        for first, half in enumerate(jnp.split(x, 2, axis=1))
+        jax.lax.ppermute(half, how.axis, _owners(how.size, first)) for first, half in enumerate(jnp.split(x, 2, axis=1))
     )
     swapped = jax.lax.axis_index(how.axis) % 2 == 1
     return jnp.where(swapped, jnp.stack([odd, even]), jnp.stack([even, odd]))
@@ -158,7 +157,9 @@ def _forward(q: Array, k: Array, v: Array, segments: Array, how: Ring) -> Any:
             top = scores.max(-1, keepdims=True)
             weights = jnp.exp(scores - top)
             sums = weights.sum(-1, keepdims=True)
-            part = jnp.einsum("bgrts,bgsv->bgrtv", weights.astype(v.dtype), keys[1][j], preferred_element_type=jnp.float32)
+            part = jnp.einsum(
+                "bgrts,bgsv->bgrtv", weights.astype(v.dtype), keys[1][j], preferred_element_type=jnp.float32
+            )
             return part / sums, (jnp.log(sums) + top)[..., 0]
 
         more, more_z = (_joined(x, 3) for x in jax.lax.map(block, _blocks(how, q[i], segments[i])))
@@ -187,7 +188,9 @@ def _backward(how: Ring, saved: tuple[Array, ...], d: tuple[Array, Array]) -> tu
             d_weights = jnp.einsum("bgrtv,bgsv->bgrts", d_mixed, value, preferred_element_type=jnp.float32)
             d_scores = (weights * (d_weights - along[..., None]) * slope).astype(q.dtype)
             dk = jnp.einsum("bgrts,bgrtk->bgsk", d_scores, q, preferred_element_type=jnp.float32)
-            dv = jnp.einsum("bgrts,bgrtv->bgsv", weights.astype(value.dtype), d_mixed, preferred_element_type=jnp.float32)
+            dv = jnp.einsum(
+                "bgrts,bgrtv->bgsv", weights.astype(value.dtype), d_mixed, preferred_element_type=jnp.float32
+            )
             dq = jnp.einsum("bgrts,bgsk->bgrtk", d_scores, key, preferred_element_type=jnp.float32)
             return (totals[0] + dk, totals[1] + dv), dq
 

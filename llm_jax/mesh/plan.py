@@ -29,7 +29,7 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "layer": (), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
     "vocab": ("tensor",), "expert": ("expert",),
     # activations
-    "batch": BATCH_AXES, "seq": ("context",), "act_embed": (), "act_mlp": ("tensor",), "act_heads": ("tensor",),
+    "batch": BATCH_AXES, "seq": ("context",), "act_seq": ("context",), "act_embed": (), "act_mlp": ("tensor",), "act_heads": ("tensor",),
     "act_vocab": ("tensor",),
 })  # fmt: skip
 
@@ -125,12 +125,21 @@ def mesh_shape(sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
     return {a: num_devices // fixed if n == -1 else n for a, n in sizes.items()}
 
 
+def rules(sequence_sharded: bool = False) -> Mapping[str, tuple[str, ...]]:
+    """Return the rules; `sequence_sharded` splits activations between layers over `tensor` (Korthikanti et al. 2022).
+
+    Each product of a layer's inputs then gathers their tokens, and that of its results scatters their sum.
+    """
+    return {**RULES, "act_seq": ("context", "tensor")} if sequence_sharded else RULES
+
+
 def build(
     sizes: Mapping[str, int],
     *,
     dtype: str = "float32",
     remat: str = "none",
     context_by: str = "ring",
+    sequence_sharded: bool = False,
     explicit: bool = False,
     devices: list[Any] | None = None,
 ) -> Plan:
@@ -155,4 +164,4 @@ def build(
         mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
     else:
         mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
-    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat, context_by=context_by)
+    return Plan(mesh, rules(sequence_sharded), DTYPES[dtype], remat, context_by=context_by)

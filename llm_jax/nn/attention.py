@@ -101,7 +101,7 @@ class SelfAttention(nn.Module):
         out = weight(self, "out", shape, axes, self.out_init)
         biased = self.bias if self.out_bias is None else self.out_bias
         bias = weight(self, "out_bias", shape[-1:], ("embed",), zeros) if biased else None
-        return linear(y, out, bias, contract=2, out=("batch", "seq", "act_embed")), cache
+        return linear(y, out, bias, contract=2, out=("batch", "act_seq", "act_embed")), cache
 
     def _heads(self, x: Array, name: str, heads: int, axis: str) -> Array:
         shape = (x.shape[-1], heads, self.head_dim)

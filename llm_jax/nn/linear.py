@@ -31,6 +31,7 @@ def linear(
         y = product(x.reshape(-1, inner), kernel.reshape(inner, -1))
         y = y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
     else:
+        x = place(x, *out[:2], None) if contract == 1 and out[1] == "seq" else x  # whole again if `act_seq` splits more
         last = tuple(range(x.ndim - contract, x.ndim))
         dims = ((last, tuple(range(contract))), ((), ()))
         shape = (*x.shape[: x.ndim - contract], *kernel.shape[contract:])
@@ -41,7 +42,7 @@ def linear(
 def embed(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Return the rows of `table`; on a mesh the table is first made whole along the vocabulary."""
     whole = place(table, None, None)
-    names = ("batch", "seq", "act_embed")
+    names = ("batch", "act_seq", "act_embed")
     sharding = explicit(*names, shape=(*tokens.shape, table.shape[-1]))
     rows = whole[tokens] if sharding is None else whole.at[tokens].get(out_sharding=sharding)
     return place(rows, *names)
@@ -54,6 +55,7 @@ def logits(hidden: Float[Array, "*N D"], table: Float[Array, "V D"]) -> Float[Ar
         flat = hidden.reshape(-1, hidden.shape[-1])
         scores = unembed(flat, table) if flat.dtype == jnp.float32 else _widened(flat, table)
         return scores.reshape(*hidden.shape[:-1], table.shape[0])
+    hidden = place(hidden, *names[:-1], None)
     dims = (((hidden.ndim - 1,), (1,)), ((), ()))
     sharding = explicit(*names, shape=(*hidden.shape[:-1], table.shape[0]))
     product = jax.lax.dot_general(hidden, table, dims, preferred_element_type=jnp.float32, out_sharding=sharding)

@@ -118,7 +118,7 @@ class Mamba2Mixer(nn.Module):
         out = weight(self, "out", (H, P, x.shape[-1]), ("heads", "head", "embed"), self.out_init)
         if cache is not None:
             cache = cache.write(layer, {"x": window, "bc": key_window, "state": state})
-        return linear(y, out, contract=2, out=("batch", "seq", "act_embed")), cache
+        return linear(y, out, contract=2, out=("batch", "act_seq", "act_embed")), cache
 
     def _project(self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> Array:
         kernel = weight(self, name, (x.shape[-1], *shape), ("embed", *axes), self.in_init)

@@ -46,6 +46,8 @@ class Workload:
     slots: float
     tokens: float | None
     chunked_loss: bool = False
+    context_by: str = "ring"
+    sequence_sharded: bool = False
     fields: tuple[str, ...] = ("tokens", "targets")
 
     @property
@@ -88,6 +90,7 @@ def of(config: Config, topology: Topology) -> Workload:
         kv_width=math.prod(keys[0].shape[-2:]) if keys else tables[0].shape[-1],
         flops_causal=per_token[True], flops_full=per_token[False], slots=_slots(config, declared),
         tokens=_budget(parts), chunked_loss=config.values["objective"].get("cross_entropy") == "chunked",
+        context_by=parts.mesh.context_by, sequence_sharded=parts.mesh.sequence_sharded,
         fields=("tokens", "targets", *(("segments", "positions", "weights") if packed else ())),
     )  # fmt: skip
 

@@ -93,18 +93,34 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed."""
+    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed.
+
+    context_by: how attention sees the tokens of other devices, `ring` or `heads`. sequence_sharded: whether activations
+    between layers are split over `tensor` along the text.
+    """
 
     slice: int = 1
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
+    context_by: str = "ring"
+    sequence_sharded: bool = False
     compute_dtype: str = "float32"
     remat: str = "none"
 
     def sizes(self) -> dict[str, int]:
         """The sizes of the mesh axes as given."""
-        return {"slice": self.slice, "data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        return {
+            "slice": self.slice, "data": self.data, "fsdp": self.fsdp, "tensor": self.tensor, "context": self.context,
+        }  # fmt: skip
+
+    def options(self) -> dict[str, Any]:
+        """The other arguments of `mesh.plan.build`."""
+        return {
+            "dtype": self.compute_dtype, "remat": self.remat, "context_by": self.context_by,
+            "sequence_sharded": self.sequence_sharded,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

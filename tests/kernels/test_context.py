@@ -73,7 +73,9 @@ def test_heads_are_shared_by_any_number_and_values_of_any_size(by, G, V):
 
 
 def test_blocks_of_queries_change_nothing():
-    agree(plan.build({"context": 4, "data": 2}), partial(context.auto, block=2), OPTIONS["everything"], operands=arrays())
+    agree(
+        plan.build({"context": 4, "data": 2}), partial(context.auto, block=2), OPTIONS["everything"], operands=arrays()
+    )
 
 
 def test_a_part_of_an_odd_length_is_not_halved():
@@ -82,7 +84,9 @@ def test_a_part_of_an_odd_length_is_not_halved():
 
 
 def test_explicit_axes_agree_too():
-    agree(plan.build({"context": 4, "tensor": 2}, explicit=True), context.auto, OPTIONS["everything"], operands=arrays())
+    agree(
+        plan.build({"context": 4, "tensor": 2}, explicit=True), context.auto, OPTIONS["everything"], operands=arrays()
+    )
 
 
 def computed(ring):
@@ -132,7 +136,9 @@ def temporary_bytes(T, **options):
         return jnp.square(context.auto(q, k, v, **options)).sum()
 
     def shape(heads):
-        return jax.ShapeDtypeStruct((1, T, heads, 16), jnp.float32, sharding=layout.sharding(("batch", "seq", None, None)))
+        return jax.ShapeDtypeStruct(
+            (1, T, heads, 16), jnp.float32, sharding=layout.sharding(("batch", "seq", None, None))
+        )
 
     layout = plan.build({"context": 8})
     with layout.active():

@@ -28,6 +28,8 @@ PLANS = {
     "context4 data2": {"sizes": {"context": 4, "data": 2}},
     "heads context4 data2": {"sizes": {"context": 4, "data": 2}, "context_by": "heads"},
     "heads context2 fsdp2 tensor2": {"sizes": {"context": 2, "fsdp": 2, "tensor": 2}, "context_by": "heads"},
+    "fsdp2 tensor4 between": {"sizes": {"fsdp": 2, "tensor": 4}, "sequence_sharded": True},
+    "context2 fsdp2 tensor2 between": {"sizes": {"context": 2, "fsdp": 2, "tensor": 2}, "sequence_sharded": True},
 }
 ALWAYS = {
     ("llama", "context8"),
@@ -81,7 +83,7 @@ def test_split_texts_change_no_loss_and_no_gradient(family, layout, make, draw):
     result = on(plan.build(**PLANS[layout]), model, params)
     agree(result, jax.jit(loss(model))(params, BATCH))
     way = "all-to-all" if "context_by" in PLANS[layout] else "collective-permute"
-    assert way in result[2] or family == "mamba2"
+    assert way in result[2] or family == "mamba2" or "context" not in layout
 
 
 @each

@@ -60,7 +60,7 @@ class Experts(nn.Module):
             for name in ("gate_bias", "up_bias"):
                 kernels[name], axes[name] = weight(self, name, (E, F), ("expert", "mlp"), zeros), ("expert", "mlp")
         grouped = lookup(GROUPED, self.kernel, "model.moe.kernel")
-        y = dispatch(x, chosen, weights.astype(x.dtype), kernels, axes, self.activate, grouped)
+        y = place(dispatch(x, chosen, weights.astype(x.dtype), kernels, axes, self.activate, grouped), *WIDTH)
         if not self.bias:
             return y
         bias = place(weight(self, "down_bias", (E, D), ("expert", "embed"), zeros), None, None)
