@@ -245,8 +245,9 @@ def _scores(q: Array, k: Array, offset: Array, segments: tuple[Array, Array], ho
     if how.softcap is not None:
         capped = jnp.tanh(scores / how.softcap)
         scores, slope = how.softcap * capped, 1 - capped * capped
-    shape, mask = scores.shape[-2:], {"causal": how.causal, "window": how.window}
-    return jnp.where(visible(*shape, offset=offset, segments=segments, **mask), scores, NEGATIVE), slope
+    T, S = scores.shape[-2:]
+    seen: Any = visible(T, S, causal=how.causal, offset=offset, segments=segments, window=how.window)
+    return jnp.where(seen, scores, NEGATIVE), slope
 
 
 def _blocks(how: Ring, q: Float[Array, "B G R C K"], own: Int[Array, "B C"], *more: Array) -> tuple[Array, ...]:

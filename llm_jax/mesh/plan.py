@@ -29,8 +29,8 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "layer": (), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
     "vocab": ("tensor",), "expert": ("expert",),
     # activations
-    "batch": BATCH_AXES, "seq": ("context",), "act_seq": ("context",), "act_embed": (), "act_mlp": ("tensor",), "act_heads": ("tensor",),
-    "act_vocab": ("tensor",),
+    "batch": BATCH_AXES, "seq": ("context",), "act_seq": ("context",), "act_embed": (),
+    "act_mlp": ("tensor",), "act_heads": ("tensor",), "act_vocab": ("tensor",),
 })  # fmt: skip
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -122,7 +122,7 @@ def balance(ring):
 
 
 def test_causal_work_is_even_over_devices():
-    """By counting scores: max / mean is 1, and 95 % of what is computed matters; of neighbouring parts 1.87 and 50 %."""
+    """By counting scores: max / mean is 1, 95 % of what is computed matters; of neighbouring parts 1.87 and 50 %."""
     np.testing.assert_allclose(balance(Ring("x", 8, 16)), (1, 0.9485), rtol=1e-3)
     np.testing.assert_allclose(balance(Ring("x", 8, 15)), (1.868, 0.504), rtol=1e-3)  # odd parts are not halved
 
@@ -152,7 +152,7 @@ def test_memory_is_linear_in_the_length():
 
 
 def test_heads_that_do_not_divide_are_refused_with_the_nearest_that_do():
-    with pytest.raises(UserError, match="mesh.context=8 .* 6 heads of a device; try mesh.context=6, or .*'ring'"):
+    with pytest.raises(UserError, match=r"mesh.context=8 .* 6 heads of a device; try mesh.context=6, or .*'ring'"):
         context.check_heads(6, 8)
     with plan.build({"context": 8}, context_by="heads").active(), pytest.raises(UserError, match="4 heads"):
         context.auto(*(jnp.zeros((1, 16, 4, 2)),) * 3)
