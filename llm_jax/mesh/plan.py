@@ -80,6 +80,11 @@ class Plan:
         """Into how many parts the rows of a batch are split."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape.get(a, 1) for a in BATCH_AXES)
 
+    def shards(self, name: str, size: int) -> int:
+        """Into how many parts a dimension of logical `name` and `size` is split."""
+        axes = self._axes(name, size) or ()
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[a] for a in ((axes,) if axes in AXES else axes))
+
     @contextmanager
     def active(self) -> Iterator["Plan"]:
         """Make this the plan that `place` and the layers read, and its mesh jax's own."""

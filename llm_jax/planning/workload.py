@@ -64,8 +64,10 @@ def of(config: Config, topology: Topology) -> Workload:
     """
     parts = parts_of(config)
     size = _vocabulary(config)
-    declared = build.model(config, vocab_size=size).declarations()
+    built = build.model(config, vocab_size=size)
+    declared = built.declarations()
     mesh = plans.mesh_shape(parts.mesh.sizes(), topology.devices)
+    build.check_tokens(parts, mesh, built)
     shards = math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES)
     if parts.data.batch_size % (shards * parts.train.microbatches):
         raise UserError(
