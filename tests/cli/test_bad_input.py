@@ -33,6 +33,7 @@ OVERRIDES = {
     "data.normalization.form=NFX": ["form='NFX'", "NFC"],
     "mesh.compute_dtype=float16": ["mesh.compute_dtype='float16'", "float32, bfloat16"],
     "mesh.remat=some": ["mesh.remat='some'", "none, full, dots"],
+    "mesh.context_by=rings": ["mesh.context_by='rings'", "ring, heads"],
     # wrong types
     "model=3": ["model=3", "section"],
     "model.rope=3": ["model.rope=3", "section"],

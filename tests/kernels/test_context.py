@@ -59,14 +59,17 @@ def agree(layout, way, options, *, operands, rtol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max()), found, expected)
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize(("sizes", "by"), PLANS.values(), ids=PLANS)
-def test_split_attention_is_plain_attention(sizes, by, options):
-    agree(plan.build(sizes, context_by=by), context.auto, options, operands=arrays())
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(n, o) for n in PLANS for o in OPTIONS if n == "ring8" or o in ("all window", "everything")],
+)
+def test_split_attention_is_plain_attention(name, option):
+    sizes, by = PLANS[name]
+    agree(plan.build(sizes, context_by=by), context.auto, OPTIONS[option], operands=arrays())
 
 
 @pytest.mark.parametrize("by", ["ring", "heads"])
-@pytest.mark.parametrize(("G", "V"), [(1, K), (4, 3), (8, 10)])
+@pytest.mark.parametrize(("G", "V"), [(1, 3), (4, 10)])
 def test_heads_are_shared_by_any_number_and_values_of_any_size(by, G, V):
     """One key head for two devices' queries among them."""
     agree(plan.build({"context": 4, "tensor": 2}, context_by=by), context.auto, {}, operands=arrays(G, V))
@@ -148,7 +151,7 @@ def temporary_bytes(T, **options):
 
 def test_memory_is_linear_in_the_length():
     """Compiled, not run: twice the text takes at most 2.3 times the memory of a device."""
-    assert temporary_bytes(32768) <= 2.3 * temporary_bytes(16384)
+    assert temporary_bytes(8192, block=64) <= 2.3 * temporary_bytes(4096, block=64)
 
 
 def test_heads_that_do_not_divide_are_refused_with_the_nearest_that_do():
