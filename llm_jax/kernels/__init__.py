@@ -9,7 +9,11 @@ ATTENTION = {
     "blockwise": "llm_jax.kernels.attention:blockwise",
     "splash": "llm_jax.kernels.fused:splash",
     "cudnn": "llm_jax.kernels.fused:cudnn",
-    "auto": "llm_jax.kernels.fused:auto",
+    "auto": "llm_jax.kernels.context:auto",
+}
+CONTEXT = {
+    "ring": "llm_jax.kernels.ring:ring",
+    "heads": "llm_jax.kernels.context:heads",
 }
 CROSS_ENTROPY = {
     "plain": "llm_jax.kernels.cross_entropy:plain",

@@ -65,21 +65,27 @@ def chunked(
 ) -> TokenLoss:
     """Return what `plain` returns; logits of `chunk` tokens at a time exist, and are made again for the gradient.
 
-    A chunk is some positions of every row, so that on a mesh each device keeps to its own rows.
+    A chunk is some positions of every row and of every part of its length, so that on a mesh each device keeps to its
+    own tokens.
     """
     *rows, T = targets.shape
-    shards = plan.current().batch_shards
+    parts = plan.current().shards("seq", T)
+    shards = plan.current().batch_shards * parts
     if math.prod(targets.shape) <= chunk * shards:
         return plain(head, hidden, targets, smoothing=smoothing)
-    width = min(T, max(1, chunk * shards // math.prod(rows)))
-    chunks, axis = math.ceil(T / width), len(rows)
+    length, axis = T // parts, len(rows) + 1
+    width = min(length, max(1, chunk * shards // math.prod(rows) // parts))
+    chunks = math.ceil(length / width)
 
     def split(x: Array) -> Array:
-        padded = jnp.pad(x, [(0, chunks * width - T if i == axis else 0) for i in range(x.ndim)])
-        return jnp.moveaxis(padded.reshape(*rows, chunks, width, *x.shape[axis + 1 :]), axis, 0)
+        x = x.reshape(*rows, parts, length, *x.shape[axis:])
+        padded = jnp.pad(x, [(0, chunks * width - length if i == axis else 0) for i in range(x.ndim)])
+        turned = jnp.moveaxis(padded.reshape(*rows, parts, chunks, width, *x.shape[axis + 1 :]), axis, 0)
+        return turned.reshape(chunks, *rows, parts * width, *x.shape[axis + 1 :])
 
     def join(x: Array) -> Array:
-        return jnp.moveaxis(x, 0, axis).reshape(*rows, chunks * width)[..., :T]
+        x = jnp.moveaxis(x.reshape(chunks, *rows, parts, width), 0, axis)
+        return x.reshape(*rows, parts, chunks * width)[..., :length].reshape(*rows, T)
 
     one = jax.checkpoint(lambda h, t: plain(head, h, t, smoothing=smoothing))
     nll, log_z = jax.lax.map(lambda xs: one(*xs), (split(hidden), split(targets)))

@@ -15,9 +15,12 @@ from llm_jax.mesh import plan
 
 
 def spec(*names: str | None, shape: tuple[int, ...] | None = None) -> P | None:
-    """Return the active plan's PartitionSpec of logical `names`, or None with no mesh."""
+    """Return the active plan's PartitionSpec of logical `names` less manual axes, or None with no mesh."""
     active = plan.current()
-    return None if active.mesh is None else active.spec(names, shape)
+    if active.mesh is None:
+        return None
+    manual = _manual()
+    return P(*(_without(entry, manual) for entry in active.spec(names, shape)))
 
 
 def place(x: Array, *names: str | None) -> Array:
@@ -25,17 +28,25 @@ def place(x: Array, *names: str | None) -> Array:
     active = plan.current()
     if active.mesh is None:
         return x
-    mesh = get_abstract_mesh()
-    manual = {a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual}
+    mesh, manual = get_abstract_mesh(), _manual()
     wanted = P(*(_without(entry, manual) for entry in active.spec(names, x.shape)))
     if AxisType.Explicit in mesh.axis_types:
         return reshard(x, wanted)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
 
 
+def axes_of(entry: Any) -> tuple[str, ...]:
+    """Return the mesh axes of one entry of a PartitionSpec."""
+    return (entry,) if isinstance(entry, str) else tuple(entry or ())
+
+
+def _manual() -> set[str]:
+    mesh = get_abstract_mesh()
+    return {a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual}
+
+
 def _without(entry: Any, manual: set[str]) -> Any:
-    axes = (entry,) if isinstance(entry, str) else (entry or ())
-    kept = tuple(a for a in axes if a not in manual)
+    kept = tuple(a for a in axes_of(entry) if a not in manual)
     return kept[0] if len(kept) == 1 else (kept or None)
 
 

@@ -29,14 +29,15 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "layer": (), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
     "vocab": ("tensor",), "expert": ("expert",),
     # activations
-    "batch": BATCH_AXES, "seq": ("context",), "act_embed": (), "act_mlp": ("tensor",), "act_heads": ("tensor",),
-    "act_vocab": ("tensor",),
+    "batch": BATCH_AXES, "seq": ("context",), "act_seq": ("context",), "act_embed": (),
+    "act_mlp": ("tensor",), "act_heads": ("tensor",), "act_vocab": ("tensor",),
 })  # fmt: skip
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 REMAT = ("none", "full", "dots")
 QUANTIZE = (None, "int8", "fp8")
 ZERO: Mapping[int, Mapping[str, tuple[str, ...]]] = MappingProxyType({3: {}, 1: {"embed": ()}})
+CONTEXT_BY = ("ring", "heads")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Plan:
     state_rules: where what the optimizer keeps of a parameter differs from the parameter itself: under ZeRO-1
     (Rajbhandari et al. 2020, P_os) parameters are whole along `embed`, and only the state is split.
     unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
-    worth. quantize: the format of eight bits in which layers multiply (`kernels.quantized`), or None.
+    worth. context_by: how attention sees tokens of other devices, a key of `kernels.CONTEXT`. quantize: the format of
+    eight bits in which layers multiply (`kernels.quantized`), or None.
     """
 
     mesh: Mesh | None = None
@@ -55,6 +57,7 @@ class Plan:
     compute_dtype: Any = jnp.float32
     remat: str = "none"
     unrolled: int = 12
+    context_by: str = "ring"
     quantize: str | None = None
 
     def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> P:
@@ -87,6 +90,11 @@ class Plan:
     def batch_shards(self) -> int:
         """Into how many parts the rows of a batch are split."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape.get(a, 1) for a in BATCH_AXES)
+
+    def shards(self, name: str, size: int) -> int:
+        """Into how many parts a dimension of logical `name` and `size` is split."""
+        axes = self._axes(name, size) or ()
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[a] for a in ((axes,) if axes in AXES else axes))
 
     @contextmanager
     def active(self) -> Iterator["Plan"]:
@@ -133,13 +141,23 @@ def mesh_shape(sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:
     return {a: num_devices // fixed if n == -1 else n for a, n in sizes.items()}
 
 
+def rules(sequence_sharded: bool = False) -> Mapping[str, tuple[str, ...]]:
+    """Return the rules; `sequence_sharded` splits activations between layers over `tensor` (Korthikanti et al. 2022).
+
+    Each product of a layer's inputs then gathers their tokens, and that of its results scatters their sum.
+    """
+    return {**RULES, "act_seq": ("context", "tensor")} if sequence_sharded else RULES
+
+
 def build(
     sizes: Mapping[str, int],
     *,
     dtype: str = "float32",
     remat: str = "none",
-    quantize: str | None = None,
     zero: int = 3,
+    context_by: str = "ring",
+    sequence_sharded: bool = False,
+    quantize: str | None = None,
     explicit: bool = False,
     devices: list[Any] | None = None,
 ) -> Plan:
@@ -158,6 +176,8 @@ def build(
         raise UserError(f"mesh.quantize={quantize!r} is not one of {', '.join(map(str, QUANTIZE))}, on automatic axes")
     if zero not in ZERO:
         raise UserError(f"mesh.zero={zero!r} is not one of {', '.join(map(str, sorted(ZERO)))}")
+    if context_by not in CONTEXT_BY:
+        raise UserError(f"mesh.context_by={context_by!r} is not one of {', '.join(CONTEXT_BY)}")
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
     if len(devices) == 1:
@@ -168,5 +188,8 @@ def build(
         mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
     else:
         mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
-    rules, kept = {**RULES, **ZERO[zero]}, {name: RULES[name] for name in ZERO[zero]}
-    return Plan(mesh, rules, kept, compute_dtype=DTYPES[dtype], remat=remat, quantize=quantize)
+    kept = {name: RULES[name] for name in ZERO[zero]}
+    return Plan(
+        mesh, {**rules(sequence_sharded), **ZERO[zero]}, kept, compute_dtype=DTYPES[dtype], remat=remat,
+        context_by=context_by, quantize=quantize,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from llm_jax.core.table import lookup
 from llm_jax.core.types import Batch
 from llm_jax.kernels import ATTENTION
+from llm_jax.mesh.place import place
 from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
@@ -39,8 +40,8 @@ class Context:
         """How long the text of each token is so far: one more than the position of its segment's last token."""
         if self.segments is None:
             return jnp.broadcast_to(self.positions[:, -1:] + 1, self.positions.shape)
-        ends = self.positions.shape[1] - 1 - _starts(self.segments[:, ::-1])[:, ::-1]
-        return jnp.take_along_axis(self.positions, ends, axis=1) + 1
+        ends = self.positions.shape[1] - 1 - _starts(place(self.segments, "batch", None)[:, ::-1])[:, ::-1]
+        return jnp.take_along_axis(place(self.positions, "batch", None), ends, axis=1) + 1
 
 
 def context(batch: Batch, cache: Past | None = None, *, prompt: bool = False) -> Context:
@@ -50,7 +51,8 @@ def context(batch: Batch, cache: Past | None = None, *, prompt: bool = False) ->
         counted = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         if cache is not None and not prompt:
             counted = counted + cache.position[:, None]
-        positions = counted if segments is None else counted - _starts(jnp.asarray(segments))
+        positions = counted if segments is None else counted - _starts(place(jnp.asarray(segments), "batch", None))
+        positions = place(positions, "batch", "seq")
     return Context(positions, None if segments is None else jnp.asarray(segments), prompt)
 
 
@@ -101,7 +103,7 @@ class SelfAttention(nn.Module):
         out = weight(self, "out", shape, axes, self.out_init)
         biased = self.bias if self.out_bias is None else self.out_bias
         bias = weight(self, "out_bias", shape[-1:], ("embed",), zeros) if biased else None
-        return linear(y, out, bias, contract=2, out=("batch", "seq", "act_embed")), cache
+        return linear(y, out, bias, contract=2, out=("batch", "act_seq", "act_embed")), cache
 
     def _heads(self, x: Array, name: str, heads: int, axis: str) -> Array:
         shape = (x.shape[-1], heads, self.head_dim)

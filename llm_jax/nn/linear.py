@@ -36,17 +36,28 @@ def linear(
         y = product(x.reshape(-1, inner), kernel.reshape(inner, -1))
         y = y.reshape(*x.shape[: x.ndim - contract], *kernel.shape[contract:])
     else:
+        x = whole_texts(x) if contract == 1 and out[1] == "seq" else x
         last = tuple(range(x.ndim - contract, x.ndim))
         dims = ((last, tuple(range(contract))), ((), ()))
         shape = (*x.shape[: x.ndim - contract], *kernel.shape[contract:])
-        y = place(jax.lax.dot_general(x, kernel, dims, out_sharding=explicit(*out, shape=shape)), *out)
+        names = tuple("seq" if name == "act_seq" else name for name in out)
+        y = jax.lax.dot_general(x, kernel, dims, out_sharding=explicit(*names, shape=shape))
+        y = place(place(y, *names), *out)  # summed and split in two steps: in turn the gradient is gathered, then used
     return y if bias is None else y + bias
+
+
+def whole_texts(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Return what a layer is given, gathered where `act_seq` splits it finer than `seq`.
+
+    Both are said: else the compiler would gather it as it was before it was rounded.
+    """
+    return place(place(x, "batch", "act_seq", None), "batch", "seq", None)
 
 
 def embed(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Return the rows of `table`; on a mesh the table is first made whole along the vocabulary."""
     whole = place(table, None, None)
-    names = ("batch", "seq", "act_embed")
+    names = ("batch", "act_seq", "act_embed")
     sharding = explicit(*names, shape=(*tokens.shape, table.shape[-1]))
     rows = whole[tokens] if sharding is None else whole.at[tokens].get(out_sharding=sharding)
     return place(rows, *names)
@@ -59,6 +70,7 @@ def logits(hidden: Float[Array, "*N D"], table: Float[Array, "V D"]) -> Float[Ar
         flat = hidden.reshape(-1, hidden.shape[-1])
         scores = unembed(flat, table) if flat.dtype == jnp.float32 else _widened(flat, table)
         return scores.reshape(*hidden.shape[:-1], table.shape[0])
+    hidden = whole_texts(hidden) if hidden.ndim == 3 else hidden
     dims = (((hidden.ndim - 1,), (1,)), ((), ()))
     sharding = explicit(*names, shape=(*hidden.shape[:-1], table.shape[0]))
     product = jax.lax.dot_general(hidden, table, dims, preferred_element_type=jnp.float32, out_sharding=sharding)

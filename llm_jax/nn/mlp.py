@@ -14,7 +14,7 @@ from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
 
 HIDDEN = ("batch", "seq", "act_mlp")
-WIDTH = ("batch", "seq", "act_embed")
+WIDTH = ("batch", "act_seq", "act_embed")
 SLOPE, CUBE = math.sqrt(2 / math.pi), 0.044715
 
 

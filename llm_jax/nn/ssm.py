@@ -67,6 +67,11 @@ def gated_norm(
     return (y32 * place(inverse, "batch", "seq", "act_heads")[..., None] * scale).astype(y.dtype)
 
 
+def _in_turn(segments: Int[Array, "B T"] | None) -> Int[Array, "B T"] | None:
+    """Segments of whole texts: a recurrence reads a text in turn, wherever a mesh splits it."""
+    return None if segments is None else place(segments, "batch", None)
+
+
 def log_decay(key: Key, shape: tuple[int, ...]) -> Array:
     """log of the rates -A, uniform in [1, 16]."""
     return jnp.log(jax.random.uniform(key, shape, jnp.float32, 1.0, 16.0))
@@ -111,14 +116,15 @@ class Mamba2Mixer(nn.Module):
         dt = jax.nn.softplus(dt + weight(self, "dt_bias", (H,), ("heads",), step_bias, exact=True))
         A = -jnp.exp(weight(self, "A_log", (H,), ("heads",), log_decay, exact=True))
         scan = lookup(SSD, self.kernel, "model.kernel")
-        options = {"initial": past and past["state"], "segments": where.segments}
+        options = {"initial": past and past["state"], "segments": _in_turn(where.segments)}
         y, state = scan(u, dt, A, keys[:, :, 0], keys[:, :, 1], **options)
         y = (y + u * weight(self, "D", (H,), ("heads",), ones, exact=True)[:, None]).astype(u.dtype)
+        y = place(y, "batch", "seq", "act_heads", None)
         y = gated_norm(y, gate, weight(self, "norm_scale", (H, P), ("heads", "head"), ones), self.num_groups, self.eps)
         out = weight(self, "out", (H, P, x.shape[-1]), ("heads", "head", "embed"), self.out_init)
         if cache is not None:
             cache = cache.write(layer, {"x": window, "bc": key_window, "state": state})
-        return linear(y, out, contract=2, out=("batch", "seq", "act_embed")), cache
+        return linear(y, out, contract=2, out=("batch", "act_seq", "act_embed")), cache
 
     def _project(
         self, x: Array, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...], *, exact: bool = False
@@ -128,10 +134,11 @@ class Mamba2Mixer(nn.Module):
         return linear(x, kernel, out=names, exact=exact)
 
     def _convolved(self, x, name, shape, axes, where, past):
-        projected, draw = self._project(x, name, shape, axes), conv_init(self.width)
+        names, draw = ("act_heads" if a == "heads" else None for a in axes), conv_init(self.width)
+        projected = place(self._project(x, name, shape, axes), "batch", None, *names)
         kernel = weight(self, f"conv_{name}", (self.width, *shape), (None, *axes), draw)
         bias = weight(self, f"conv_{name}_bias", shape, axes, draw)
-        y, window = causal_conv(projected, kernel, bias, past=past and past[name], segments=where.segments)
+        y, window = causal_conv(projected, kernel, bias, past=past and past[name], segments=_in_turn(where.segments))
         return jax.nn.silu(y), window
 
     def state(self) -> dict[str, Part]:

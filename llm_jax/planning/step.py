@@ -46,7 +46,8 @@ def plan_over(workload: Workload, topology: Topology) -> Plan:
     shape = plans.mesh_shape(workload.mesh, len(devices))
     array = topologies.mesh_devices(topology, shape, devices)
     mesh = Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return Plan(mesh, compute_dtype=plans.DTYPES[workload.compute_dtype], remat=workload.remat)
+    dtype, rules = plans.DTYPES[workload.compute_dtype], plans.rules(workload.sequence_sharded)
+    return Plan(mesh, rules, dtype, workload.remat, context_by=workload.context_by)
 
 
 def lower(config: Config, workload: Workload, plan: Plan, platform: str) -> tuple[Any, dict[str, int]]:

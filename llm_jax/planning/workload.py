@@ -46,6 +46,8 @@ class Workload:
     slots: float
     tokens: float | None
     chunked_loss: bool = False
+    context_by: str = "ring"
+    sequence_sharded: bool = False
     fields: tuple[str, ...] = ("tokens", "targets")
 
     @property
@@ -62,8 +64,10 @@ def of(config: Config, topology: Topology) -> Workload:
     """
     parts = parts_of(config)
     size = _vocabulary(config)
-    declared = build.model(config, vocab_size=size).declarations()
+    built = build.model(config, vocab_size=size)
+    declared = built.declarations()
     mesh = plans.mesh_shape(parts.mesh.sizes(), topology.devices)
+    build.check_tokens(parts, mesh, built)
     shards = math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES)
     if parts.data.batch_size % (shards * parts.train.microbatches):
         raise UserError(
@@ -88,6 +92,7 @@ def of(config: Config, topology: Topology) -> Workload:
         kv_width=math.prod(keys[0].shape[-2:]) if keys else tables[0].shape[-1],
         flops_causal=per_token[True], flops_full=per_token[False], slots=_slots(config, declared),
         tokens=_budget(parts), chunked_loss=config.values["objective"].get("cross_entropy") == "chunked",
+        context_by=parts.mesh.context_by, sequence_sharded=parts.mesh.sequence_sharded,
         fields=("tokens", "targets", *(("segments", "positions", "weights") if packed else ())),
     )  # fmt: skip
 

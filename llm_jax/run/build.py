@@ -1,5 +1,6 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from llm_jax.core.types import Declaration, GradientRule, Learner, Model, Object
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
+from llm_jax.kernels.context import check_heads
 from llm_jax.learn.accumulate import accumulate
 from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import gradient, plain
@@ -90,6 +92,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     _check_rows(parts, plan)
     judged = [] if parts.eval.batch_size is None else [parts.eval.batch_size]
     fit.check(plan, built.declarations(), [parts.data.batch_size // parts.train.microbatches, *judged])
+    check_tokens(parts, {} if plan.mesh is None else plan.mesh.shape, built)
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
@@ -134,6 +137,25 @@ def _check_rows(parts: Sections, plan: Plan) -> None:
             f"data.batch_size={batch} does not divide into train.microbatches={parts.train.microbatches} parts over "
             f"{plan.batch_shards} shards of the batch; try {near}"
         )
+
+
+def check_tokens(parts: Sections, shape: Mapping[str, int], built: Model) -> None:
+    """Refuse texts that do not split over a mesh of this shape, and heads that cannot be exchanged for them.
+
+    Raises:
+        UserError: the length or the number that does not divide, and the nearest that does.
+    """
+    context, tensor = shape.get("context", 1), shape.get("tensor", 1)
+    by_heads, between = parts.mesh.context_by == "heads", parts.mesh.sequence_sharded
+    chunks = math.lcm(context if by_heads or context == 1 else 2 * context, context * tensor if between else 1)
+    length = parts.data.seq_len
+    if length % chunks:
+        text = f"mesh.context={context}" + (f" x mesh.tensor={tensor} with mesh.sequence_sharded" if between else "")
+        near = max(1, round(length / chunks)) * chunks
+        raise UserError(f"data.seq_len={length} does not split into {chunks} chunks for {text}; try {near}")
+    heads = getattr(built, "num_heads", None)
+    if by_heads and heads and hasattr(built, "attention"):
+        check_heads(heads if heads % tensor else heads // tensor, context)
 
 
 def model(config: Config, *, vocab_size: int) -> Model:

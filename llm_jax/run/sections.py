@@ -95,27 +95,34 @@ class Checkpoint:
 class Mesh:
     """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed.
 
-    zero: what fsdp splits: 3 parameters, gradients and optimizer state, 1 only the state. quantize: int8 or fp8 for the
-    products of layers (not of the output head, the routers and the experts).
+    zero: what fsdp splits: 3 parameters, gradients and optimizer state, 1 only the state. context_by: how attention sees
+    the tokens of other devices, `ring` or `heads`. sequence_sharded: split activations between layers over `tensor`
+    along the text. quantize: int8 or fp8 for the products of layers, but output head, routers and experts.
     """
 
     slice: int = 1
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
     expert: int = 1
     zero: int = 3
+    context_by: str = "ring"
+    sequence_sharded: bool = False
     compute_dtype: str = "float32"
     remat: str = "none"
     quantize: str | None = None
 
     def sizes(self) -> dict[str, int]:
         """The sizes of the mesh axes as given."""
-        return {axis: getattr(self, axis) for axis in ("slice", "data", "fsdp", "tensor", "expert")}
+        return {axis: getattr(self, axis) for axis in ("slice", "data", "fsdp", "tensor", "context", "expert")}
 
     def options(self) -> dict[str, Any]:
         """The other arguments of `mesh.plan.build`."""
-        return {"dtype": self.compute_dtype, "remat": self.remat, "zero": self.zero, "quantize": self.quantize}
+        return {
+            "dtype": self.compute_dtype, "remat": self.remat, "zero": self.zero, "context_by": self.context_by,
+            "sequence_sharded": self.sequence_sharded, "quantize": self.quantize,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

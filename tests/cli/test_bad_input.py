@@ -34,6 +34,7 @@ OVERRIDES = {
     "mesh.compute_dtype=float16": ["mesh.compute_dtype='float16'", "float32, bfloat16"],
     "mesh.remat=some": ["mesh.remat='some'", "none, full, dots"],
     "mesh.zero=2": ["mesh.zero=2", "1, 3"],
+    "mesh.context_by=rings": ["mesh.context_by='rings'", "ring, heads"],
     # wrong types
     "model=3": ["model=3", "section"],
     "model.rope=3": ["model.rope=3", "section"],

@@ -88,3 +88,27 @@ def test_on_a_mesh_each_device_keeps_to_its_own_rows():
     assert "all-gather" not in program
     sizes = [np.prod([int(n) for n in lead.split(",")]) for lead in re.findall(r"f32\[([\d,]+),997\]", program)]
     assert sizes and max(sizes) <= max(8, D)
+
+
+@pytest.mark.parametrize("sizes", [{"context": 4, "data": 2}, {"context": 8}], ids=str)
+def test_where_texts_are_split_each_device_has_logits_of_its_own_tokens_only(sizes):
+    """The same values, and nothing but the table and single numbers crosses devices."""
+    hidden, table, targets, weights = inputs((4, 48))
+    layout = plans.build(sizes)
+
+    def total(hidden, targets, chunk):
+        nll, _ = chunked(lambda h: logits(h, table), hidden, targets, chunk=chunk)
+        return (nll * weights).sum()
+
+    expected = jax.jit(jax.value_and_grad(total), static_argnums=2)(hidden, targets, 10**9)
+    with layout.active():
+        rows = [layout.sharding(("batch", "seq", None)[: x.ndim], x.shape) for x in (hidden, targets)]
+        placed = jax.device_put((hidden, targets), tuple(rows))
+        step = jax.jit(jax.value_and_grad(total), static_argnums=2).lower(*placed, 8).compile()
+        found = step(*placed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+    crossing = re.findall(
+        r"= \w+\[([\d,]*)\]\S* (?:all-gather|all-reduce|all-to-all|collective-permute)", step.as_text()
+    )
+    assert max((np.prod([int(n) for n in s.split(",") if n]) for s in crossing), default=0) < 48
+    assert "while" in step.as_text()

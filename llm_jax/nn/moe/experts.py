@@ -64,7 +64,7 @@ class Experts(nn.Module):
                 kernels[name], axes[name] = weight(self, name, (E, F), ("expert", "mlp"), zeros), ("expert", "mlp")
         grouped = lookup(GROUPED, self.kernel, "model.moe.kernel")
         each = partial(by_group, activate=self.activate, grouped=grouped)
-        y = dispatch(x, chosen, weights.astype(x.dtype), kernels, axes, each)
+        y = place(dispatch(x, chosen, weights.astype(x.dtype), kernels, axes, each), *WIDTH)
         if not self.bias:
             return y
         bias = place(weight(self, "down_bias", (E, D), ("expert", "embed"), zeros), None, None)
