@@ -3,7 +3,6 @@
 With no mesh it is the identity, so that a unit test needs none. Inside `shard_map` the manual axes are left out.
 """
 
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,18 @@ from llm_jax.mesh import plan
 def spec(*names: str | None, shape: tuple[int, ...] | None = None) -> P | None:
     """Return the active plan's PartitionSpec of logical `names`, or None with no mesh."""
     active = plan.current()
-    return None if active.mesh is None else active.spec(names, shape)
+    return None if active.mesh is None else active.spec(names, shape, manual())
+
+
+def manual() -> frozenset[str]:
+    """Return the mesh axes that a surrounding `shard_map` has taken over: nothing in it is laid out by them."""
+    mesh = get_abstract_mesh()
+    return frozenset(a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual)
+
+
+def free() -> frozenset[str]:
+    """Return the mesh axes that a `shard_map` may still take over: its `axis_names`."""
+    return frozenset(get_abstract_mesh().axis_names) - manual()
 
 
 def place(x: Array, *names: str | None) -> Array:
@@ -25,18 +35,10 @@ def place(x: Array, *names: str | None) -> Array:
     active = plan.current()
     if active.mesh is None:
         return x
-    mesh = get_abstract_mesh()
-    manual = {a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual}
-    wanted = P(*(_without(entry, manual) for entry in active.spec(names, x.shape)))
+    mesh, wanted = get_abstract_mesh(), active.spec(names, x.shape, manual())
     if AxisType.Explicit in mesh.axis_types:
         return reshard(x, wanted)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
-
-
-def _without(entry: Any, manual: set[str]) -> Any:
-    axes = (entry,) if isinstance(entry, str) else (entry or ())
-    kept = tuple(a for a in axes if a not in manual)
-    return kept[0] if len(kept) == 1 else (kept or None)
 
 
 def explicit(*names: str | None, shape: tuple[int, ...] | None = None) -> P | None:

@@ -22,11 +22,12 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Declaration
 
 AXES = ("slice", "data", "fsdp", "tensor", "context", "expert", "stage")
-BATCH_AXES = ("slice", "data", "fsdp")
+STAGE = "stage"
+BATCH_AXES = ("slice", "data", "fsdp", STAGE)  # over the stages of a pipeline too: see `mesh.pipeline`
 
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     # parameters
-    "layer": (), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
+    "layer": (STAGE,), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
     "vocab": ("tensor",), "expert": ("expert",),
     # activations
     "batch": BATCH_AXES, "seq": ("context",), "act_embed": (), "act_mlp": ("tensor",), "act_heads": ("tensor",),
@@ -42,7 +43,7 @@ class Plan:
     """How a run is laid out. `mesh=None` is one device and no constraint at all.
 
     unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
-    worth.
+    worth. microbatches, repeats: of a pipeline (see `mesh.pipeline`); microbatches None: at most four a stage.
     """
 
     mesh: Mesh | None = None
@@ -50,17 +51,24 @@ class Plan:
     compute_dtype: Any = jnp.float32
     remat: str = "none"
     unrolled: int = 12
+    microbatches: int | None = None
+    repeats: int = 1
 
-    def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> P:
-        """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole."""
-        return P(*(self._axes(n, None if shape is None else shape[i]) for i, n in enumerate(names)))
+    def spec(
+        self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None, without: frozenset[str] = frozenset()
+    ) -> P:
+        """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole.
 
-    def _axes(self, name: str | None, size: int | None) -> str | tuple[str, ...] | None:
+        without: mesh axes that count as absent.
+        """
+        return P(*(self._axes(n, None if shape is None else shape[i], without) for i, n in enumerate(names)))
+
+    def _axes(self, name: str | None, size: int | None, without: frozenset[str]) -> str | tuple[str, ...] | None:
         if name is None or self.mesh is None:
             return None
         if name not in self.rules:
             raise KeyError(f"logical axis {name!r} has no rule; known: {sorted(self.rules)}")
-        axes = tuple(a for a in self.rules[name] if self.mesh.shape.get(a, 1) > 1)
+        axes = tuple(a for a in self.rules[name] if self.mesh.shape.get(a, 1) > 1 and a not in without)
         if not axes or (size is not None and size % math.prod(self.mesh.shape[a] for a in axes)):
             return None
         return axes[0] if len(axes) == 1 else axes
@@ -77,6 +85,11 @@ class Plan:
     def batch_shards(self) -> int:
         """Into how many parts the rows of a batch are split."""
         return 1 if self.mesh is None else math.prod(self.mesh.shape.get(a, 1) for a in BATCH_AXES)
+
+    @property
+    def stages(self) -> int:
+        """Over how many stages of a pipeline the layers lie."""
+        return 1 if self.mesh is None else self.mesh.shape.get(STAGE, 1)
 
     @contextmanager
     def active(self) -> Iterator["Plan"]:
@@ -129,6 +142,8 @@ def build(
     dtype: str = "float32",
     remat: str = "none",
     explicit: bool = False,
+    microbatches: int | None = None,
+    repeats: int = 1,
     devices: list[Any] | None = None,
 ) -> Plan:
     """Return the plan for these sizes over all devices; one device gets no mesh.
@@ -150,4 +165,4 @@ def build(
         mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
     else:
         mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
-    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat)
+    return Plan(mesh=mesh, compute_dtype=DTYPES[dtype], remat=remat, microbatches=microbatches, repeats=repeats)

@@ -85,7 +85,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     parts = Sections(**{name: construct(cls, values[name]) for name, cls in sections.SECTIONS.items()})
     built = model(config, vocab_size=ANY_VOCABULARY)
     objective(config)
-    plan = plans.build(parts.mesh.sizes(), dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat)
+    plan = plans.build(parts.mesh.sizes(), **parts.mesh.options())
     _check_rows(parts, plan)
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:

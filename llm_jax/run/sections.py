@@ -93,18 +93,39 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed."""
+    """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed.
+
+    pipeline_microbatches: parts of a batch (of each of train.microbatches) that flow through the stages, by default at
+    most four a stage. pipeline_repeats: how often each passes every stage.
+    """
 
     slice: int = 1
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    stage: int = 1
+    pipeline_microbatches: int | None = None
+    pipeline_repeats: int = 1
     compute_dtype: str = "float32"
     remat: str = "none"
 
+    def __post_init__(self) -> None:
+        checks.positive(
+            "mesh", pipeline_microbatches=self.pipeline_microbatches, pipeline_repeats=self.pipeline_repeats
+        )
+
     def sizes(self) -> dict[str, int]:
         """The sizes of the mesh axes as given."""
-        return {"slice": self.slice, "data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
+        return {
+            "slice": self.slice, "data": self.data, "fsdp": self.fsdp, "tensor": self.tensor, "stage": self.stage,
+        }  # fmt: skip
+
+    def options(self) -> dict[str, Any]:
+        """The other arguments of `mesh.plan.build`."""
+        return {
+            "dtype": self.compute_dtype, "remat": self.remat, "microbatches": self.pipeline_microbatches,
+            "repeats": self.pipeline_repeats,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def import_run(
     if words is not None:
         build.check_vocabulary(config.values["model"]["vocab_size"], words)
     mesh = construct(Mesh, config.values["mesh"])
-    plan = plans.build(mesh.sizes(), dtype=mesh.compute_dtype, remat=mesh.remat)
+    plan = plans.build(mesh.sizes(), **mesh.options())
     declared = model.declarations()
     shapes = {p: d.shape for p, d in declared.items()}
     names = numbered(lookup(NAMES, described.family, "family"), model)
