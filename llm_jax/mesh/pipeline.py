@@ -66,7 +66,7 @@ def flow(layers: int, rows: int) -> Flow | None:
 
 
 def pipeline(
-    group: Group, params: Params, x: Array, where: Any, carried: Any, key: Key | None, schedule: Flow
+    group: Group, params: Any, x: Array, where: Any, carried: Any, key: Key | None, schedule: Flow
 ) -> tuple[Array, Any]:
     """Return (x, carried) after all layers.
 

@@ -3,7 +3,6 @@
 With no mesh it is the identity, so that a unit test needs none. Inside `shard_map` the manual axes are left out.
 """
 
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, reshard

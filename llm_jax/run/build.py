@@ -22,7 +22,7 @@ from llm_jax.mesh.plan import Plan
 from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.optim.transform import schedule, state_shardings, transformation
-from llm_jax.run import sections
+from llm_jax.run import sections, stages
 from llm_jax.run.config import Config, construct
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -87,6 +87,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     objective(config)
     plan = plans.build(parts.mesh.sizes(), **parts.mesh.options())
     _check_rows(parts, plan)
+    stages.check(plan, built, parts.data.batch_size // parts.train.microbatches)
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
