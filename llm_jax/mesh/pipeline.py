@@ -82,14 +82,10 @@ def pipeline(
     parts = jax.tree.map(lambda a: a.reshape(shards, schedule.microbatches, -1, *a.shape[1:]), (x, where))
 
     def local(params: Params, parts: Any, carried: Any, key: Key | None) -> tuple[Array, Any]:
-        whole = jax.tree.map(lambda a: jax.lax.all_gather(a, STAGE, axis=1, tiled=True), parts)
-        x, where = jax.tree.map(_microbatches, whole)
+        x, where = jax.tree.map(_microbatches, parts)
         zero = jax.tree.map(jnp.zeros_like, carried)
         y, added = _run(group, _dealt(params, schedule), x, where, zero, key, schedule)
-        # Only the last stage has the result: it sends each stage the microbatches that lie there.
-        y = jax.lax.all_to_all(y, STAGE, 0, 0, tiled=True).reshape(schedule.stages, -1, *y.shape[1:])[-1]
-        y = jnp.moveaxis(y.reshape(y.shape[0], shards, -1, *y.shape[2:]), 1, 0)
-        return y, jax.tree.map(lambda a: jax.lax.psum(a, STAGE), added)
+        return _rows(y, shards, schedule.stages), jax.tree.map(lambda a: jax.lax.psum(a, STAGE), added)
 
     layers, rows, same = P(STAGE), P(None, STAGE), P()
     island = jax.shard_map(
@@ -100,13 +96,22 @@ def pipeline(
 
 
 def _microbatches(a: Array) -> Array:
-    """[shards, M, b, ...] -> [M, shards · b, ...]."""
+    """Return all microbatches [M, shards · b, ...] of the share that lies on each stage, [shards, M / S, b, ...]."""
+    a = _split(jax.lax.all_gather(_split(a), STAGE, axis=1, tiled=True))
     a = jnp.moveaxis(a, 1, 0)
-    return _placed(a.reshape(a.shape[0], -1, *a.shape[3:]))
+    return place(a.reshape(a.shape[0], -1, *a.shape[3:]), None, *("batch", "seq", "act_embed")[: a.ndim - 2])
 
 
-def _placed(a: Array) -> Array:
-    return place(a, None, *("batch", "seq", "act_embed")[: a.ndim - 1])
+def _rows(y: Array, shards: int, stages: int) -> Array:
+    """Return the share [shards, M / S, b, T, D] of a stage in what the last stage has, [M, shards · b, T, D]."""
+    y = _split(jnp.moveaxis(y.reshape(y.shape[0], shards, -1, *y.shape[2:]), 1, 0))
+    y = jax.lax.all_to_all(y, STAGE, 1, 1, tiled=True)  # of every stage; those of the last are wanted
+    return _split(y.reshape(shards, stages, -1, *y.shape[2:])[:, -1])
+
+
+def _split(a: Array) -> Array:
+    """Keep [shards, microbatches, b, ...] over the mesh axes of a batch: the compiler would gather it."""
+    return place(a, "batch", None, None, *("seq", "act_embed")[: a.ndim - 3])
 
 
 def _run(

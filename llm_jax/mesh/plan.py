@@ -23,7 +23,7 @@ from llm_jax.core.types import Declaration
 
 AXES = ("slice", "data", "fsdp", "tensor", "context", "expert", "stage")
 STAGE = "stage"
-BATCH_AXES = ("slice", "data", "fsdp", STAGE)  # over the stages of a pipeline too: see `mesh.pipeline`
+BATCH_AXES = ("slice", "data", "fsdp", STAGE)  # outside of a pipeline its stages, the last, are an axis of data
 
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     # parameters

@@ -46,7 +46,10 @@ def plan_over(workload: Workload, topology: Topology) -> Plan:
     shape = plans.mesh_shape(workload.mesh, len(devices))
     array = topologies.mesh_devices(topology, shape, devices)
     mesh = Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return Plan(mesh, compute_dtype=plans.DTYPES[workload.compute_dtype], remat=workload.remat)
+    return Plan(
+        mesh, compute_dtype=plans.DTYPES[workload.compute_dtype], remat=workload.remat,
+        microbatches=workload.pipeline_microbatches, repeats=workload.pipeline_repeats,
+    )  # fmt: skip
 
 
 def lower(config: Config, workload: Workload, plan: Plan, platform: str) -> tuple[Any, dict[str, int]]:

@@ -46,6 +46,8 @@ class Workload:
     slots: float
     tokens: float | None
     chunked_loss: bool = False
+    pipeline_microbatches: int | None = None
+    pipeline_repeats: int = 1
     fields: tuple[str, ...] = ("tokens", "targets")
 
     @property
@@ -88,6 +90,7 @@ def of(config: Config, topology: Topology) -> Workload:
         kv_width=math.prod(keys[0].shape[-2:]) if keys else tables[0].shape[-1],
         flops_causal=per_token[True], flops_full=per_token[False], slots=_slots(config, declared),
         tokens=_budget(parts), chunked_loss=config.values["objective"].get("cross_entropy") == "chunked",
+        pipeline_microbatches=parts.mesh.pipeline_microbatches, pipeline_repeats=parts.mesh.pipeline_repeats,
         fields=("tokens", "targets", *(("segments", "positions", "weights") if packed else ())),
     )  # fmt: skip
 
