@@ -79,38 +79,51 @@ def pipeline(
         key: of random numbers, or None; each microbatch folds in its number, so that what they draw differs.
     """
     shards = plan.current().batch_shards // schedule.stages
-    parts = jax.tree.map(lambda a: a.reshape(shards, schedule.microbatches, -1, *a.shape[1:]), (x, where))
+    parts = x.reshape(shards, schedule.microbatches, -1, *x.shape[1:])
+    where = jax.tree.map(lambda a: a.reshape(shards, schedule.microbatches, -1, *a.shape[1:]), where)
 
-    def local(params: Params, parts: Any, carried: Any, key: Key | None) -> tuple[Array, Any]:
-        x, where = jax.tree.map(_microbatches, parts)
+    def local(params: Params, parts: Array, where: Any, carried: Any, key: Key | None) -> tuple[Array, Any]:
+        x, where = jax.tree.map(_microbatches, (_collected(_split(parts), schedule.stages), where))
         zero = jax.tree.map(jnp.zeros_like, carried)
         y, added = _run(group, _dealt(params, schedule), x, where, zero, key, schedule)
-        return _rows(y, shards, schedule.stages), jax.tree.map(lambda a: jax.lax.psum(a, STAGE), added)
+        y = jnp.moveaxis(y.reshape(schedule.microbatches, shards, -1, *y.shape[2:]), 1, 0)
+        return _scattered(_split(y), schedule.stages), jax.tree.map(lambda a: jax.lax.psum(a, STAGE), added)
 
     layers, rows, same = P(STAGE), P(None, STAGE), P()
     island = jax.shard_map(
-        local, in_specs=(layers, rows, same, same), out_specs=(rows, same), axis_names={STAGE}, check_vma=False
+        local, in_specs=(layers, rows, same, same, same), out_specs=(rows, same), axis_names={STAGE}, check_vma=False
     )
-    y, added = island(params, parts, carried, key)
+    y, added = island(params, parts, where, carried, key)
     return place(y.reshape(x.shape), "batch", "seq", "act_embed"), jax.tree.map(jnp.add, carried, added)
 
 
+# Of collectives within `shard_map` over one axis the compiler splits permutations alone over the other axes of the
+# mesh: an all-gather over the stages would first gather the batch over all devices.
+
+
+def _collected(a: Array, stages: int) -> Array:
+    """Return on the first stage all microbatches [shards, M, ...] of the shares of all stages [shards, M / S, ...]."""
+    others = [jax.lax.ppermute(a, STAGE, [(s, 0)]) for s in range(1, stages)]
+    return jnp.concatenate([a, *others], axis=1)
+
+
+def _scattered(y: Array, stages: int) -> Array:
+    """Return each stage's share of what the last stage has; the way back of `_collected`."""
+    *others, mine = jnp.split(y, stages, axis=1)
+    mine = jnp.where(jax.lax.axis_index(STAGE) == stages - 1, mine, jnp.zeros_like(mine))
+    for s, share in enumerate(others):  # a permutation gives zero to whom it sends nothing
+        mine = mine + jax.lax.ppermute(share, STAGE, [(stages - 1, s)])
+    return mine
+
+
 def _microbatches(a: Array) -> Array:
-    """Return all microbatches [M, shards · b, ...] of the share that lies on each stage, [shards, M / S, b, ...]."""
-    a = _split(jax.lax.all_gather(_split(a), STAGE, axis=1, tiled=True))
-    a = jnp.moveaxis(a, 1, 0)
+    """[shards, M, b, ...] -> [M, shards · b, ...]."""
+    a = jnp.moveaxis(_split(a), 1, 0)
     return place(a.reshape(a.shape[0], -1, *a.shape[3:]), None, *("batch", "seq", "act_embed")[: a.ndim - 2])
 
 
-def _rows(y: Array, shards: int, stages: int) -> Array:
-    """Return the share [shards, M / S, b, T, D] of a stage in what the last stage has, [M, shards · b, T, D]."""
-    y = _split(jnp.moveaxis(y.reshape(y.shape[0], shards, -1, *y.shape[2:]), 1, 0))
-    y = jax.lax.all_to_all(y, STAGE, 1, 1, tiled=True)  # of every stage; those of the last are wanted
-    return _split(y.reshape(shards, stages, -1, *y.shape[2:])[:, -1])
-
-
 def _split(a: Array) -> Array:
-    """Keep [shards, microbatches, b, ...] over the mesh axes of a batch: the compiler would gather it."""
+    """Keep [shards, microbatches, b, ...] over the mesh axes of a batch."""
     return place(a, "batch", None, None, *("seq", "act_embed")[: a.ndim - 3])
 
 
