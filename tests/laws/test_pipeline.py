@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.core import tree
+from llm_jax.core import keys, tree
 from llm_jax.core.table import UserError
 from llm_jax.mesh import pipeline, plan
 from llm_jax.mesh.hosts import to_devices
 from llm_jax.mesh.pipeline import Flow
+from llm_jax.nn.dropout import dropout
+from llm_jax.nn.stack import stack
 from llm_jax.run import stages
 
 rng = np.random.default_rng(6)
@@ -184,16 +186,16 @@ def test_cached_decoding_agrees_where_layers_lie_on_stages(tiny, draw, family):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
-def test_microbatches_draw_dropout_of_their_own(tiny, draw):
+def test_microbatches_draw_dropout_of_their_own():
     """Equal rows differ by their masks alone, as well in different microbatches as in one."""
-    model = tiny("llama", num_layers=2, dropout=0.5)
-    tokens = np.broadcast_to(BATCH["tokens"][:1], (8, T))
+
+    def layer(scale, x, where, index, carried, key):
+        return x + scale * dropout(jnp.ones_like(x), 0.5, keys.fold(key, "layer", index)), carried
+
     with plan.build({"stage": 2, "data": 4}).active():
-        apply = jax.jit(lambda p, t, k: model.apply(p, {"tokens": t}, key=k).hidden)
-        embeds = {"embed": 0.0 * draw(model)["embed"]["tokens"]}  # no mask of the embeddings tells rows apart
-        params = draw(model) | {"embed": {"tokens": embeds["embed"] + 1.0}}
-        found = np.asarray(apply(params, to_devices({"t": tokens}, 8)["t"], jax.random.key(0)))
-    assert len({row.tobytes() for row in found}) == 8
+        run = jax.jit(lambda x, key: stack(layer, jnp.ones(2), x, None, None, key, whole=True)[0])
+        found = np.asarray(run(to_devices({"x": np.zeros((16, T, 4), np.float32)}, 16)["x"], jax.random.key(0)))
+    assert len({row.tobytes() for row in found}) == 16 and set(np.unique(found)) == {0, 2, 4}
 
 
 @pytest.mark.exhaustive
