@@ -157,6 +157,8 @@ def build(
         raise UserError(f"mesh.remat={remat!r} is not one of {', '.join(REMAT)}")
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
+    if explicit and shape.get(STAGE, 1) > 1:
+        raise UserError(f"mesh.stage={shape[STAGE]}: a pipeline has Auto axes; leave the axes so, or set mesh.stage=1")
     if len(devices) == 1:
         return Plan(compute_dtype=DTYPES[dtype], remat=remat)
     dims = [shape.get(a, 1) for a in AXES]
