@@ -15,7 +15,7 @@ from llm_jax.core.table import UserError, lookup
 from llm_jax.kernels import CONTEXT, attention, fused
 from llm_jax.kernels.ring import Axis
 from llm_jax.mesh import plan
-from llm_jax.mesh.place import axes_of, place, spec
+from llm_jax.mesh.place import axes_of, free, place, spec
 
 HEADS = ("batch", "seq", "act_heads", None)
 
@@ -46,6 +46,7 @@ def auto(
         partial(way, axis=axes_of(rows[1]), **options),
         in_specs=(rows, rows, rows, spec("batch", "seq", shape=q.shape[:2]), spec("act_heads", shape=q.shape[2:3])),
         out_specs=rows,
+        axis_names=free(),
         check_vma=False,
     )
     return island(place(q, *HEADS), k, v, tokens, lone)

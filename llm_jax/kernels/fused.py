@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from llm_jax.kernels.attention import Segments, blockwise, plain
-from llm_jax.mesh.place import place, spec
+from llm_jax.mesh.place import free, place, spec
 
 LANES = 128
 HEADS = ("batch", None, "act_heads", None)
@@ -141,16 +141,16 @@ def _cudnn(
 def _island(
     kernel: Kernel, q: Array, k: Array, v: Array, segments: Segments | None, sinks: Array | None
 ) -> Float[Array, "B T H V"]:
-    """Run `kernel` on each device's own rows and heads."""
+    """Run `kernel` on each device's own rows and heads, as a surrounding `shard_map` has cut them or one of its own."""
     split = spec(*HEADS, shape=q.shape)
-    if split is None:
+    if split is None or not free():
         return kernel(q, k, v, segments, sinks)
     if spec(*HEADS, shape=k.shape) != split:  # fewer key heads than devices: each query head brings its own
         k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
     rows = None if segments is None else (spec("batch", None, shape=segments[0].shape),) * 2
     scores = None if sinks is None else spec("act_heads", shape=sinks.shape)
     arguments, specs = (*(place(x, *HEADS) for x in (q, k, v)), segments, sinks), (split, split, split, rows, scores)
-    return jax.shard_map(kernel, in_specs=specs, out_specs=split, check_vma=False)(*arguments)
+    return jax.shard_map(kernel, in_specs=specs, out_specs=split, axis_names=free(), check_vma=False)(*arguments)
 
 
 def auto(q: Array, k: Array, v: Array, **options: Any) -> Array:

@@ -3,8 +3,6 @@
 With no mesh it is the identity, so that a unit test needs none. Inside `shard_map` the manual axes are left out.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, reshard
@@ -17,10 +15,18 @@ from llm_jax.mesh import plan
 def spec(*names: str | None, shape: tuple[int, ...] | None = None) -> P | None:
     """Return the active plan's PartitionSpec of logical `names` less manual axes, or None with no mesh."""
     active = plan.current()
-    if active.mesh is None:
-        return None
-    manual = _manual()
-    return P(*(_without(entry, manual) for entry in active.spec(names, shape)))
+    return None if active.mesh is None else active.spec(names, shape, manual())
+
+
+def manual() -> frozenset[str]:
+    """Return the mesh axes that a surrounding `shard_map` has taken over: nothing in it is laid out by them."""
+    mesh = get_abstract_mesh()
+    return frozenset(a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual)
+
+
+def free() -> frozenset[str]:
+    """Return the mesh axes that a `shard_map` may still take over: its `axis_names`."""
+    return frozenset(get_abstract_mesh().axis_names) - manual()
 
 
 def place(x: Array, *names: str | None) -> Array:
@@ -28,8 +34,7 @@ def place(x: Array, *names: str | None) -> Array:
     active = plan.current()
     if active.mesh is None:
         return x
-    mesh, manual = get_abstract_mesh(), _manual()
-    wanted = P(*(_without(entry, manual) for entry in active.spec(names, x.shape)))
+    mesh, wanted = get_abstract_mesh(), active.spec(names, x.shape, manual())
     if AxisType.Explicit in mesh.axis_types:
         return reshard(x, wanted)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
@@ -38,16 +43,6 @@ def place(x: Array, *names: str | None) -> Array:
 def axes_of(entry: Any) -> tuple[str, ...]:
     """Return the mesh axes of one entry of a PartitionSpec."""
     return (entry,) if isinstance(entry, str) else tuple(entry or ())
-
-
-def _manual() -> set[str]:
-    mesh = get_abstract_mesh()
-    return {a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual}
-
-
-def _without(entry: Any, manual: set[str]) -> Any:
-    kept = tuple(a for a in axes_of(entry) if a not in manual)
-    return kept[0] if len(kept) == 1 else (kept or None)
 
 
 def explicit(*names: str | None, shape: tuple[int, ...] | None = None) -> P | None:

@@ -22,11 +22,12 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Declaration
 
 AXES = ("slice", "data", "fsdp", "tensor", "context", "expert", "stage")
-BATCH_AXES = ("slice", "data", "fsdp", "expert")  # outside of the experts their axis is one of data
+STAGE = "stage"
+BATCH_AXES = ("slice", "data", "fsdp", "expert", STAGE)  # experts and a pipeline apart, their axes are axes of data
 
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     # parameters
-    "layer": (), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
+    "layer": (STAGE,), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
     "vocab": ("tensor",), "expert": ("expert",),
     # activations
     "batch": BATCH_AXES, "seq": ("context",), "act_seq": ("context",), "act_embed": (),
@@ -48,7 +49,8 @@ class Plan:
     (Rajbhandari et al. 2020, P_os) parameters are whole along `embed`, and only the state is split.
     unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
     worth. context_by: how attention sees tokens of other devices, a key of `kernels.CONTEXT`. quantize: the format of
-    eight bits in which layers multiply (`kernels.quantized`), or None.
+    eight bits in which layers multiply (`kernels.quantized`), or None. microbatches, repeats: of a pipeline (see
+    `mesh.pipeline`); microbatches None: at most four a stage.
     """
 
     mesh: Mesh | None = None
@@ -59,17 +61,24 @@ class Plan:
     unrolled: int = 12
     context_by: str = "ring"
     quantize: str | None = None
+    microbatches: int | None = None
+    repeats: int = 1
 
-    def spec(self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None) -> P:
-        """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole."""
-        return P(*(self._axes(n, None if shape is None else shape[i]) for i, n in enumerate(names)))
+    def spec(
+        self, names: tuple[str | None, ...], shape: tuple[int, ...] | None = None, without: frozenset[str] = frozenset()
+    ) -> P:
+        """Return the PartitionSpec of logical `names`; a dimension that its axes do not divide stays whole.
 
-    def _axes(self, name: str | None, size: int | None) -> str | tuple[str, ...] | None:
+        without: mesh axes that count as absent.
+        """
+        return P(*(self._axes(n, None if shape is None else shape[i], without) for i, n in enumerate(names)))
+
+    def _axes(self, name: str | None, size: int | None, without: frozenset[str]) -> str | tuple[str, ...] | None:
         if name is None or self.mesh is None:
             return None
         if name not in self.rules:
             raise KeyError(f"logical axis {name!r} has no rule; known: {sorted(self.rules)}")
-        axes = tuple(a for a in self.rules[name] if self.mesh.shape.get(a, 1) > 1)
+        axes = tuple(a for a in self.rules[name] if self.mesh.shape.get(a, 1) > 1 and a not in without)
         if not axes or (size is not None and size % math.prod(self.mesh.shape[a] for a in axes)):
             return None
         return axes[0] if len(axes) == 1 else axes
@@ -93,8 +102,13 @@ class Plan:
 
     def shards(self, name: str, size: int) -> int:
         """Into how many parts a dimension of logical `name` and `size` is split."""
-        axes = self._axes(name, size) or ()
+        axes = self._axes(name, size, frozenset()) or ()
         return 1 if self.mesh is None else math.prod(self.mesh.shape[a] for a in ((axes,) if axes in AXES else axes))
+
+    @property
+    def stages(self) -> int:
+        """Over how many stages of a pipeline the layers lie."""
+        return 1 if self.mesh is None else self.mesh.shape.get(STAGE, 1)
 
     @contextmanager
     def active(self) -> Iterator["Plan"]:
@@ -158,6 +172,8 @@ def build(
     context_by: str = "ring",
     sequence_sharded: bool = False,
     quantize: str | None = None,
+    microbatches: int | None = None,
+    repeats: int = 1,
     explicit: bool = False,
     devices: list[Any] | None = None,
 ) -> Plan:
@@ -180,6 +196,8 @@ def build(
         raise UserError(f"mesh.context_by={context_by!r} is not one of {', '.join(CONTEXT_BY)}")
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
+    if explicit and shape.get(STAGE, 1) > 1:
+        raise UserError(f"mesh.stage={shape[STAGE]}: a pipeline has Auto axes; leave the axes so, or set mesh.stage=1")
     if len(devices) == 1:
         return Plan(compute_dtype=DTYPES[dtype], remat=remat, quantize=quantize)
     dims = [shape.get(a, 1) for a in AXES]
@@ -191,5 +209,5 @@ def build(
     kept = {name: RULES[name] for name in ZERO[zero]}
     return Plan(
         mesh, {**rules(sequence_sharded), **ZERO[zero]}, kept, compute_dtype=DTYPES[dtype], remat=remat,
-        context_by=context_by, quantize=quantize,
+        context_by=context_by, quantize=quantize, microbatches=microbatches, repeats=repeats,
     )  # fmt: skip

@@ -59,18 +59,21 @@ class Layers:
         return {kind: numbers for kind, numbers in found.items() if numbers}
 
     def read(
-        self, params: Params, batch: Batch, where: Context, carried: Any, key: Key | None
+        self, params: Params, batch: Batch, where: Context, carried: Any, key: Key | None, *, whole: bool
     ) -> tuple[Float[Array, "B T D"], Head, Any]:
-        """Return the hidden states of a batch, the head that makes logits of them, and what the blocks passed on."""
+        """Return the hidden states of a batch, the head that makes logits of them, and what the blocks passed on.
+
+        carried, whole: as in `nn.stack.stack`.
+        """
         table: Any = self._table().apply({"params": params["embed"]})
         x = embed(table, jnp.asarray(batch["tokens"], jnp.int32))
         x = x if self.scale == 1.0 else x * jnp.asarray(self.scale, x.dtype)
         x = dropout(x, self.dropout, None if key is None else keys.fold(key, "embed"))
 
-        def layer(kind: str, p: Params, x: Array, index: Any, carried: Any) -> tuple[Array, Any]:
-            return self.blocks[kind].apply({"params": p}, x, where, index, carried, key)
+        def layer(kind: str, p: Params, *inputs: Any) -> tuple[Array, Any]:
+            return self.blocks[kind].apply({"params": p}, *inputs)
 
-        x, carried = through(self.kinds, layer, params, x, carried)
+        x, carried = through(self.kinds, layer, params, x, where, carried, key, whole=whole)
         hidden: Any = self.norm.apply({"params": params["final_norm"]}, x)
         head: Any = table if self.tied else self._table().apply({"params": params["head"]})
         return hidden, lambda h: self._capped(logits(h, head)), carried
@@ -79,7 +82,8 @@ class Layers:
         self, params: Params, batch: Batch, where: Context, cache: Cache = None, key: Key | None = None
     ) -> tuple[Outputs, Cache]:
         """Outputs of a batch and the cache after it, for blocks that pass on a cache alone."""
-        hidden, head, cache = self.read(params, batch, where, cache and cache.reserve(where.real()), key)
+        carried = cache and cache.reserve(where.real())
+        hidden, head, cache = self.read(params, batch, where, carried, key, whole=cache is None)
         return Outputs(hidden, head), cache and cache.advance(where.real())
 
     def _capped(self, scores: Array) -> Array:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.tree_util import register_dataclass
 from jaxtyping import Array, Float, Int
 
 from llm_jax.core.table import lookup
@@ -20,6 +21,7 @@ from llm_jax.nn.norm import RmsNorm
 from llm_jax.nn.rotary import rotate
 
 
+@partial(register_dataclass, data_fields=["positions", "segments"], meta_fields=["prompt"])
 @dataclass(frozen=True)
 class Context:
     """Where the tokens of a batch stand.

@@ -2,21 +2,23 @@
 
 Unrolling is a choice of speed against compile time, made from depth and backend; the values are the same by law.
 Layers of one kind are one stack. The order of several kinds falls into runs of a repeating pattern (three dense layers,
-then 58 with experts; local and global in turn), and each run is one loop.
+then 58 with experts; local and global in turn), and each run is one loop, or a pipeline where the plan has stages.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from llm_jax.core.types import Array, Params
-from llm_jax.mesh import plan
+from llm_jax.core.types import Array, Key, Params
+from llm_jax.mesh import pipeline, plan
 
 _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
-Layer = Callable[[Params, Array, Any, Any], tuple[Array, Any]]
+# (params of one layer, x, where, layer index, carried, key) -> (x, carried)
+Layer = Callable[[Params, Array, Any, Any, Any, Key | None], tuple[Array, Any]]
 Run = tuple[int, tuple[str, ...], int]  # first layer, kinds of a pattern, how often it repeats
 
 
@@ -30,14 +32,27 @@ def unroll_by_default(layers: int) -> bool:
 
 
 def stack(
-    layer: Layer, params: Params | tuple[Params, ...], x: Array, carried: Any = None, *, unroll: bool | None = None
+    layer: Layer,
+    params: Params | tuple[Params, ...],
+    x: Array,
+    where: Any,
+    carried: Any = None,
+    key: Key | None = None,
+    *,
+    whole: bool = False,
+    unroll: bool | None = None,
 ) -> tuple[Array, Any]:
     """Return (x, carried) after all layers.
 
+    What a layer knows of the batch comes by its arguments, so that a pipeline can give it a part of the batch.
+
     Args:
-        layer: (params of one layer, x, layer index, carried) -> (x, carried).
+        layer: (params of one layer, x, where, layer index, carried, key) -> (x, carried).
         params: a tree with a leading layer axis, or a tuple of per-layer trees (see `unstack`).
-        carried: what passes through all layers beside x, such as a cache; or None.
+        where: what layers read of the batch beside x: a tree of arrays [B, ...].
+        carried: what passes through all layers beside x, such as a cache; sums to which they add, where `whole`; None.
+        key: of dropout; in a pipeline each part of the batch has its own.
+        whole: whether these are whole texts and there is no cache: then stages of the plan make a pipeline.
         unroll: default `unroll_by_default`.
     """
     each = params if isinstance(params, tuple) else None
@@ -45,12 +60,15 @@ def stack(
         each = unstack(params)
     remat = plan.current().remat
     if remat != "none":
-        static = () if each is None else (2,)
+        static = () if each is None else (3,)
         layer = jax.checkpoint(layer, policy=_POLICIES[remat], prevent_cse=each is not None, static_argnums=static)
     if each is None:
-        return _scan(layer, params, x, carried)
+        schedule = pipeline.flow(_depth(params), x.shape[0]) if whole else None
+        if schedule is not None:
+            return pipeline.pipeline(partial(_scan, layer), params, x, where, carried, key, schedule)
+        return _scan(layer, params, x, where, 0, carried, key)
     for index, one in enumerate(each):
-        x, carried = layer(one, x, index, carried)
+        x, carried = layer(one, x, where, index, carried, key)
     return x, carried
 
 
@@ -58,11 +76,13 @@ def _depth(params: Any) -> int:
     return jax.tree.leaves(params)[0].shape[0]
 
 
-def _scan(layer: Layer, params: Any, x: Array, carried: Any) -> tuple[Array, Any]:
+def _scan(
+    layer: Layer, params: Any, x: Array, where: Any, first: Any, carried: Any, key: Key | None
+) -> tuple[Array, Any]:
     def body(state: tuple[Array, Any], each: tuple[Params, Array]) -> tuple[tuple[Array, Any], None]:
-        return layer(each[0], state[0], each[1], state[1]), None
+        return layer(each[0], state[0], where, each[1], state[1], key), None
 
-    return jax.lax.scan(body, (x, carried), (params, jnp.arange(_depth(params))))[0]
+    return jax.lax.scan(body, (x, carried), (params, first + jnp.arange(_depth(params))))[0]
 
 
 def unstack(params: Any) -> tuple[Params, ...]:
@@ -81,28 +101,37 @@ _rows.defvjp(lambda x: (_rows(x), None), lambda _, rows: (jnp.stack(rows),))
 
 
 def through(
-    kinds: tuple[str, ...], layer: Callable[..., tuple[Array, Any]], params: Params, x: Array, carried: Any = None
+    kinds: tuple[str, ...],
+    layer: Callable[..., tuple[Array, Any]],
+    params: Params,
+    x: Array,
+    where: Any,
+    carried: Any = None,
+    key: Key | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[Array, Any]:
     """Return (x, carried) after layers of several kinds.
 
     Args:
         kinds: of each layer in order.
-        layer: (kind, params of one layer, x, layer index, carried) -> (x, carried).
+        layer: (kind, params of one layer, x, where, layer index, carried, key) -> (x, carried).
         params: for each kind, the stack of its layers (or a tuple of them).
-        carried: as in `stack`.
+        where, carried, key, whole: as in `stack`.
     """
     for first, pattern, repeats in runs(kinds):
 
-        def repeat(p: Params, x: Array, index: Any, carried: Any, first=first, pattern=pattern) -> tuple[Array, Any]:
+        def repeat(p: Params, x: Array, where: Any, index: Any, carried: Any, key: Any, first=first, pattern=pattern):
             for place, kind in enumerate(pattern):
-                x, carried = layer(kind, p[str(place)], x, first + index * len(pattern) + place, carried)
+                number = first + index * len(pattern) + place
+                x, carried = layer(kind, p[str(place)], x, where, number, carried, key)
             return x, carried
 
         parts: Any = {str(i): _part(kinds, params, (first, pattern, repeats), i) for i in range(len(pattern))}
         if any(isinstance(part, tuple) for part in parts.values()):
             rows = {i: part if isinstance(part, tuple) else unstack(part) for i, part in parts.items()}
             parts = tuple({i: row[n] for i, row in rows.items()} for n in range(repeats))
-        x, carried = stack(repeat, parts, x, carried)
+        x, carried = stack(repeat, parts, x, where, carried, key, whole=whole)
     return x, carried
 
 
@@ -110,13 +139,17 @@ def _part(kinds: tuple[str, ...], params: Params, run: Run, place: int) -> Any:
     """The layers at one place of a run's pattern, of the stack of their kind (or of its layers one by one)."""
     first, pattern, repeats = run
     kind, each = pattern[place], pattern.count(pattern[place])
-    start = kinds[:first].count(kind) + pattern[:place].count(kind)
-    chosen = slice(start, start + (repeats - 1) * each + 1, each)
+    before, among = kinds[:first].count(kind), pattern[:place].count(kind)
     if isinstance(params[kind], tuple):
-        return params[kind][chosen]
+        return params[kind][before + among : before + repeats * each : each]
     if repeats == kinds.count(kind):
         return params[kind]
-    return jax.tree.map(lambda leaf: leaf[chosen], params[kind])
+
+    def chosen(leaf: Array) -> Array:
+        # Not leaf[::each]: of a stack that is split over stages, each has whole patterns, and keeps to them.
+        return leaf[before : before + repeats * each].reshape(repeats, each, *leaf.shape[1:])[:, among]
+
+    return jax.tree.map(chosen, params[kind])
 
 
 def runs(kinds: tuple[str, ...]) -> list[Run]:

@@ -46,8 +46,11 @@ def plan_over(workload: Workload, topology: Topology) -> Plan:
     shape = plans.mesh_shape(workload.mesh, len(devices))
     array = topologies.mesh_devices(topology, shape, devices)
     mesh = Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    dtype, rules = plans.DTYPES[workload.compute_dtype], plans.rules(workload.sequence_sharded)
-    return Plan(mesh, rules, dtype, workload.remat, context_by=workload.context_by)
+    return Plan(
+        mesh, plans.rules(workload.sequence_sharded), compute_dtype=plans.DTYPES[workload.compute_dtype],
+        remat=workload.remat, context_by=workload.context_by, microbatches=workload.pipeline_microbatches,
+        repeats=workload.pipeline_repeats,
+    )  # fmt: skip
 
 
 def lower(config: Config, workload: Workload, plan: Plan, platform: str) -> tuple[Any, dict[str, int]]:

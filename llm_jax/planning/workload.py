@@ -48,6 +48,8 @@ class Workload:
     chunked_loss: bool = False
     context_by: str = "ring"
     sequence_sharded: bool = False
+    pipeline_microbatches: int | None = None
+    pipeline_repeats: int = 1
     fields: tuple[str, ...] = ("tokens", "targets")
 
     @property
@@ -93,6 +95,7 @@ def of(config: Config, topology: Topology) -> Workload:
         flops_causal=per_token[True], flops_full=per_token[False], slots=_slots(config, declared),
         tokens=_budget(parts), chunked_loss=config.values["objective"].get("cross_entropy") == "chunked",
         context_by=parts.mesh.context_by, sequence_sharded=parts.mesh.sequence_sharded,
+        pipeline_microbatches=parts.mesh.pipeline_microbatches, pipeline_repeats=parts.mesh.pipeline_repeats,
         fields=("tokens", "targets", *(("segments", "positions", "weights") if packed else ())),
     )  # fmt: skip
 

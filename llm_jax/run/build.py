@@ -25,7 +25,7 @@ from llm_jax.mesh.plan import Plan
 from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.optim.transform import schedule, state_shardings, transformation
-from llm_jax.run import sections
+from llm_jax.run import sections, stages
 from llm_jax.run.config import Config, construct
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -88,11 +88,12 @@ def check(config: Config) -> tuple[Sections, Plan]:
     parts = Sections(**{name: construct(cls, values[name]) for name, cls in sections.SECTIONS.items()})
     built = model(config, vocab_size=ANY_VOCABULARY)
     objective(config)
-    plan = plan_of(parts.mesh)
+    plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches
     _check_rows(parts, plan)
     judged = [] if parts.eval.batch_size is None else [parts.eval.batch_size]
-    fit.check(plan, built.declarations(), [parts.data.batch_size // parts.train.microbatches, *judged])
+    fit.check(plan, built.declarations(), [rows, *judged])
     check_tokens(parts, {} if plan.mesh is None else plan.mesh.shape, built)
+    stages.check(plan, built, rows)
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")

@@ -10,6 +10,7 @@ from typing import Any
 from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError
 from llm_jax.decode.filters import Sampling
+from llm_jax.mesh.plan import AXES
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,11 @@ class Checkpoint:
 class Mesh:
     """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed.
 
-    zero: what fsdp splits: 3 parameters, gradients and optimizer state, 1 only the state. context_by: how attention sees
-    the tokens of other devices, `ring` or `heads`. sequence_sharded: split activations between layers over `tensor`
-    along the text. quantize: int8 or fp8 for the products of layers, but output head, routers and experts.
+    zero: what fsdp splits: 3 parameters, gradients and optimizer state, 1 only the state. context_by: how attention
+    sees the tokens of other devices, `ring` or `heads`. sequence_sharded: split activations between layers over
+    `tensor` along the text. quantize: int8 or fp8 for products of layers, but output head, routers and experts.
+    pipeline_microbatches: parts of a batch (of each of train.microbatches) that flow through the stages, by default at
+    most four a stage. pipeline_repeats: how often each passes every stage.
     """
 
     slice: int = 1
@@ -106,22 +109,31 @@ class Mesh:
     tensor: int = 1
     context: int = 1
     expert: int = 1
+    stage: int = 1
     zero: int = 3
     context_by: str = "ring"
     sequence_sharded: bool = False
+    pipeline_microbatches: int | None = None
+    pipeline_repeats: int = 1
     compute_dtype: str = "float32"
     remat: str = "none"
     quantize: str | None = None
 
+    def __post_init__(self) -> None:
+        checks.positive(
+            "mesh", pipeline_microbatches=self.pipeline_microbatches, pipeline_repeats=self.pipeline_repeats
+        )
+
     def sizes(self) -> dict[str, int]:
         """The sizes of the mesh axes as given."""
-        return {axis: getattr(self, axis) for axis in ("slice", "data", "fsdp", "tensor", "context", "expert")}
+        return {axis: getattr(self, axis) for axis in AXES}
 
     def options(self) -> dict[str, Any]:
         """The other arguments of `mesh.plan.build`."""
         return {
             "dtype": self.compute_dtype, "remat": self.remat, "zero": self.zero, "context_by": self.context_by,
             "sequence_sharded": self.sequence_sharded, "quantize": self.quantize,
+            "microbatches": self.pipeline_microbatches, "repeats": self.pipeline_repeats,
         }  # fmt: skip
 
 

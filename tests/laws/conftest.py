@@ -1,6 +1,7 @@
 """One tiny model of each family, with parameters that no symmetry hides behind: nothing is zero or one."""
 
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -54,11 +55,21 @@ def family(request):
 
 
 @pytest.fixture
-def make(family):
+def tiny():
+    """Build the tiny model of a family by its name, with some fields changed."""
+
+    def build(family, **changes):
+        if family not in TINY:
+            pytest.fail(f"give {family!r} a line in TINY of {__file__}: the smallest sizes that still show every part")
+        return lookup(MODELS, family, "model.name")(**TINY[family] | changes)
+
+    return build
+
+
+@pytest.fixture
+def make(tiny, family):
     """Build the tiny model of the family with some fields changed."""
-    if family not in TINY:
-        pytest.fail(f"give {family!r} a line in TINY of {__file__}: the smallest sizes that still show every part")
-    return lambda **changes: lookup(MODELS, family, "model.name")(**TINY[family] | changes)
+    return partial(tiny, family)
 
 
 @pytest.fixture

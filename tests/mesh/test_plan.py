@@ -43,6 +43,11 @@ def test_unknown_names_are_refused_with_the_known_ones(option, value):
         plan.build({"data": 8}, **{option: value})
 
 
+def test_a_pipeline_on_explicit_axes_is_refused():
+    with pytest.raises(UserError, match=r"mesh\.stage=2: a pipeline has Auto axes"):
+        plan.build({"stage": 2, "data": 4}, explicit=True)
+
+
 def test_one_device_has_no_mesh():
     alone = plan.build({"data": -1}, devices=jax.devices()[:1])
     assert alone.mesh is None and alone.batch_shards == 1

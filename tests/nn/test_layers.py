@@ -62,7 +62,7 @@ def test_dropout_without_key_or_rate_is_nothing():
 PARAMS = {"w": rng.normal(size=(3, 4, 4)).astype(np.float32), "b": rng.normal(size=(3, 4)).astype(np.float32)}
 
 
-def layer(p, x, index, carried):
+def layer(p, x, where, index, carried, key):
     return jnp.tanh(x @ p["w"] + p["b"]) + index, carried + x.sum() * (index + 1)
 
 
@@ -73,7 +73,7 @@ def test_a_stack_is_its_layers_one_after_the_other(remat):
     def by_hand(params, x):
         carried = jnp.float32(0)
         for i in range(3):
-            x, carried = layer({k: v[i] for k, v in params.items()}, x, i, carried)
+            x, carried = layer({k: v[i] for k, v in params.items()}, x, None, i, carried, None)
         return x.sum() + carried
 
     with plan.Plan(remat=remat).active():
@@ -81,7 +81,7 @@ def test_a_stack_is_its_layers_one_after_the_other(remat):
         for unroll in (True, False):
 
             def run(p, x, unroll=unroll):
-                return stack(layer, p, x, jnp.float32(0), unroll=unroll)
+                return stack(layer, p, x, None, jnp.float32(0), unroll=unroll)
 
             found = jax.jit(jax.value_and_grad(lambda p, x, run=run: run(p, x)[0].sum() + run(p, x)[1]))(PARAMS, x)
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
@@ -91,14 +91,14 @@ def test_a_stack_is_its_layers_one_after_the_other(remat):
 def test_recomputing_saves_memory(unroll):
     """Of eight layers with a wide inside, only what goes from one to the next is kept."""
 
-    def wide(p, x, index, carried):
+    def wide(p, x, where, index, carried, key):
         return x + jnp.tanh(jnp.tanh(jnp.tanh(x @ p) * 2) * 3) @ p.T, carried
 
     def temporary_bytes(remat):
         with plan.Plan(remat=remat).active():
 
             def loss(p, x):
-                return stack(wide, p, x, unroll=unroll)[0].sum()
+                return stack(wide, p, x, None, unroll=unroll)[0].sum()
 
             shapes = [jax.ShapeDtypeStruct(s, jnp.float32) for s in ((8, 8, 512), (256, 8))]
             return jax.jit(jax.grad(loss)).lower(*shapes).compile().memory_analysis().temp_size_in_bytes

@@ -42,6 +42,25 @@ def test_state_takes_the_bytes_that_its_shardings_say():
     assert plan["fits"] and plan["bytes_by_kind"]["params"] == answer["state_bytes"]["params"]
 
 
+@pytest.mark.parametrize("repeats", ["1", "2"])
+def test_a_pipeline_sends_activations_between_stages_and_gathers_no_parameters(repeats):
+    """What goes over `stage` are activations; with two repeats each stage's layers too, once there and once back."""
+    mesh = {"stage": "2", "fsdp": "4", "tensor": "2", "pipeline_microbatches": "4", "pipeline_repeats": repeats}
+    more = [("model.num_layers", "8"), *((f"mesh.{name}", value) for name, value in mesh.items())]
+    _, w, answer, program = compiled(*more)
+    blocks = w.parameters - w.table_parameters
+    assert answer["state_bytes"]["params"] == pytest.approx(4 * (blocks / 16 + w.table_parameters / 8), rel=0.01)
+    over = [r for r in collectives.traffic(program, answer["mesh"]) if r.axes == ("stage",)]
+    gathered = sum(r.whole for r in over if r.kind != "collective-permute")
+    assert gathered < 0.01 * 2 * blocks  # segments and positions
+    microbatch = 2 * w.tokens_per_step * w.width / 4 / 4  # bytes of a device's bfloat16 numbers in one of four
+    ticks = int(repeats) * 4 + 1
+    ends = 2 * 2  # half of the microbatches to the first stage and half from the last
+    dealt = 0 if repeats == "1" else 2 * 4 * blocks / 16 / 2  # float32, there and back; of two groups one stays
+    sends = sum(r.sent for r in over if r.kind == "collective-permute")
+    assert sends == pytest.approx(2 * (ticks + ends) * microbatch + dealt, rel=0.01)
+
+
 def test_a_step_that_does_not_fit_says_so():
     config = resolve(load_recipe("configs/llama_1b.py"), [("data.batch_size", "1024"), ("mesh.remat", "none")])
     plan = estimate.by_compiler(config, workload.of(config, SLICE), SLICE, exact=False, timeout=900)

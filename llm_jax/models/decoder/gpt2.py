@@ -120,10 +120,10 @@ class GPT2:
         block = self._block()
         cache = cache and cache.reserve(where.real())
 
-        def layer(p: Params, x: Array, index: Any, cache: Cache) -> tuple[Array, Cache]:
-            return block.apply({"params": p}, x, where, index, cache, key)
+        def layer(p: Params, *inputs: Any) -> tuple[Array, Cache]:
+            return block.apply({"params": p}, *inputs)
 
-        x, cache = stack(layer, params["blocks"], x, cache)
+        x, cache = stack(layer, params["blocks"], x, where, cache, key, whole=cache is None)
         hidden = LayerNorm(self.norm_eps).apply({"params": params["final_norm"]}, x)
         return Outputs(hidden, lambda h: logits(h, table)), cache and cache.advance(where.real())
 

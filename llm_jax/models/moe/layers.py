@@ -74,8 +74,9 @@ class Layers:
     ) -> tuple[Outputs, Cache]:
         """Outputs of a batch and the cache after it."""
         carried = (cache and cache.reserve(where.real()), router.idle(self.moe.num_experts))
-        hidden, head, (cache, load) = self._parts().read(params, batch, where, carried, key)
-        aux = router.losses(load, balance=self.moe.balance, z=self.moe.z_loss)
+        hidden, head, (cache, load) = self._parts().read(params, batch, where, carried, key, whole=cache is None)
+        sparse = sum(not isinstance(self.blocks[kind].mlp, DenseMlp) for kind in self.kinds)
+        aux = router.losses(load, balance=self.moe.balance, z=self.moe.z_loss, layers=sparse)
         return Outputs(hidden, head, aux), cache and cache.advance(where.real())
 
     def _parts(self) -> layers.Layers:

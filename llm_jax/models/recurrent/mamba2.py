@@ -111,10 +111,10 @@ class Mamba2:
         x = embed(table, jnp.asarray(batch["tokens"], jnp.int32))
         block = self._block()
 
-        def layer(p: Params, x: Array, index: Any, cache: Cache) -> tuple[Array, Cache]:
-            return block.apply({"params": p}, x, where, index, cache, key)
+        def layer(p: Params, *inputs: Any) -> tuple[Array, Cache]:
+            return block.apply({"params": p}, *inputs)
 
-        x, cache = stack(layer, params["blocks"], x, cache)
+        x, cache = stack(layer, params["blocks"], x, where, cache, key, whole=cache is None)
         hidden = RmsNorm(self.norm_eps).apply({"params": params["final_norm"]}, x)
         head: Any = table if self.tied else self._table().apply({"params": params["head"]})
         return Outputs(hidden, lambda h: logits(h, head)), cache and cache.advance(where.real())

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.core.table import lookup
 from llm_jax.kernels import GROUPED
-from llm_jax.mesh.place import place, spec
+from llm_jax.mesh.place import free, place, spec
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
@@ -116,7 +116,9 @@ def dispatch(
             y = mixed(x, chosen - first, weights, kernels, through)
         return jax.lax.psum(y, added) if added else y
 
-    island = jax.shard_map(local, in_specs=(rows, rows, rows, specs), out_specs=rows, check_vma=False)
+    island = jax.shard_map(
+        local, in_specs=(rows, rows, rows, specs), out_specs=rows, axis_names=free(), check_vma=False
+    )
     placed = {name: place(k, *inside[name]) for name, k in kernels.items()}
     return island(place(x, *CHOICES), place(chosen, *CHOICES), place(weights, *CHOICES), placed)
 

@@ -26,7 +26,7 @@ class Load(NamedTuple):
     probability: Float[Array, "E"]  # what each expert was given before the choice
     log_z: Float[Array, ""]  # of log² Σ exp(logits)
     tokens: Float[Array, ""]
-    pull: Float[Array, ""]  # always 0; its gradient moves selection biases against the load
+    pull: Float[Array, ""]  # always 0; its gradient moves selection biases against the load, times its tokens
 
     def plus(self, other: "Load") -> "Load":
         """Return the load of both."""
@@ -47,8 +47,8 @@ def idle(experts: int) -> Load:
     return Load(jnp.zeros(experts, jnp.float32), jnp.zeros(experts, jnp.float32), none, none, none)
 
 
-def losses(load: Load, *, balance: float, z: float) -> dict[str, Mean]:
-    """Return what a model with this load over all its layers adds to its loss.
+def losses(load: Load, *, balance: float, z: float, layers: int = 1) -> dict[str, Mean]:
+    """Return what a model with this load over all its `layers` of experts adds to its loss.
 
     balance: weight of E · Σ_e f_e · p_e (Fedus et al. 2021, eq. 4), f the share of tokens that chose an expert (they
     sum to k) and p its mean probability, both over the tokens of all layers together, as `transformers` has it.
@@ -56,7 +56,7 @@ def losses(load: Load, *, balance: float, z: float) -> dict[str, Mean]:
     """
     tokens = jnp.maximum(load.tokens, 1.0)
     spread = load.chosen.size * (load.chosen * load.probability).sum() / tokens
-    added = {"balance": Mean(balance * spread + load.pull * tokens, tokens)}
+    added = {"balance": Mean(balance * spread + layers * load.pull, tokens)}
     return added | ({"router_z": Mean(z * load.log_z, tokens)} if z else {})
 
 
@@ -119,8 +119,7 @@ class SigmoidRouter(nn.Module):
             weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
         share = scores / scores.sum(-1, keepdims=True)
         routing = _routing(chosen, self.scale * weights, share, logits, real)
-        counts = routing.load.chosen
-        excess = counts / jnp.maximum(counts.mean(), 1.0) - 1.0
+        excess = routing.load.chosen * self.num_experts / self.top_k - routing.load.tokens
         pull = self.pull * ((bias - jax.lax.stop_gradient(bias)) * excess).sum()
         return routing._replace(load=routing.load._replace(pull=pull))
 
