@@ -3,6 +3,8 @@
 With no mesh it is the identity, so that a unit test needs none. Inside `shard_map` the manual axes are left out.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, get_abstract_mesh, reshard
