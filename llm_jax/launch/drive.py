@@ -124,13 +124,15 @@ def of_exits(codes: list[int], ended: int | None) -> Status:
 
 
 def _begun(plan: Plan, name: str, patience: Patience, say: Say) -> Status:
-    """Wait while the job waits; return what it then is."""
+    """Wait while the job waits; return what it then is. Schedulers may need a moment to list what was submitted."""
     before: Status | None = None
+    unseen = patience.tries
     while True:
         status = ask(plan, patience)
-        if status != "waiting":
+        unseen -= status == "absent"
+        if status != "waiting" and not (status == "absent" and unseen):
             return status
-        if status != before:
+        if status == "waiting" != before:
             say(f"{name} waits for its machines; leaving (Ctrl-C) does not end it")
         before = status
         time.sleep(patience.poll)

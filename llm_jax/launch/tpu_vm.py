@@ -36,7 +36,7 @@ exit "$code"
 """What a host's shell runs, with its parameters: the folder, then the command of the process."""
 END = """\
 cd "$HOME/$1" 2>/dev/null || exit 0
-[ -f pid ] && kill -TERM -- "-$(cat pid)" 2>/dev/null && tail --lines=0 --follow --pid="$(cat pid)" log
+[ -f pid ] && kill -s TERM -- "-$(cat pid)" 2>/dev/null && tail --lines=0 --follow --pid="$(cat pid)" log
 exit 0
 """
 WAITING = ("ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATING", "DELETING", "SUSPENDING")
