@@ -16,7 +16,7 @@ INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
 CHAT ?= runs/smollm2
 
-.PHONY: quickstart chat test test-laws test-oracles test-plan golden families format venv dev oracles bench clean
+.PHONY: quickstart chat test test-laws test-oracles test-plan test-faults golden families format venv dev oracles bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -47,6 +47,9 @@ test-oracles: $(ORACLES)
 
 test-plan: $(PLAN)
 	$(BIN)/pytest -m plan tests/planning
+
+test-faults: $(DEV)
+	$(BIN)/pytest -m faults tests
 
 golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_decoders.py

@@ -61,7 +61,9 @@ def hosts(slices: Slices) -> tuple[int, int]:
     if chips <= TPUS[slices.chip].alone:
         return 1, chips
     if chips % PER_HOST:
-        raise UserError(f"--topology={slices.chip}:{slices.shape} has {chips} chips, no multiple of a host's {PER_HOST}")
+        raise UserError(
+            f"--topology={slices.chip}:{slices.shape} has {chips} chips, no multiple of a host's {PER_HOST}"
+        )
     return chips // PER_HOST, PER_HOST
 
 

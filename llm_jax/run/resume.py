@@ -145,7 +145,6 @@ def checkpoints(run: Run, workdir: Workdir) -> Checkpoints:
     c = run.sections.checkpoint
     keep = Keep(last=c.keep_last, every=c.keep_every, best="loss" if c.keep_best else None)
 
-
     def report(event: dict[str, Any]) -> None:
         if hosts.is_first() or event["event"] == "save_failed":
             append_event(workdir, **{k: v for k, v in event.items() if k != "time"})

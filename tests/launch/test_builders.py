@@ -166,7 +166,7 @@ def test_no_shell_makes_anything_of_what_a_user_gives(text, tmp_path, monkeypatc
     """The batch script under bash and the command of a host under sh hand on the very words, and run nothing else."""
     job = dataclasses.replace(JOB, workdir=text, config=text, arguments=(f"--config.sample.prompts={text}",))
     wanted = job.train("python")[1:]
-    recorder = "#!/bin/sh\nprintf '%s\\0' \"$@\" > \"$RECORD\"\n"
+    recorder = '#!/bin/sh\nprintf \'%s\\0\' "$@" > "$RECORD"\n'
     for name in ("srun", "python"):
         (tmp_path / name).write_text(recorder)
         (tmp_path / name).chmod(0o755)
@@ -203,7 +203,9 @@ def test_a_value_that_would_end_a_line_of_sbatch_is_refused(field, text):
         slurm.script(dataclasses.replace(JOB, slices=None), dataclasses.replace(SLURM, **{field: text}))
 
 
-@pytest.mark.parametrize("workdir", ["gs://bucket/a/run", "/tmp/Run 1/", "../..", "x" * 300, "gs://bucket/" + HOSTILE[0]])
+@pytest.mark.parametrize(
+    "workdir", ["gs://bucket/a/run", "/tmp/Run 1/", "../..", "x" * 300, "gs://bucket/" + HOSTILE[0]]
+)
 def test_each_workdir_has_a_name_of_its_own_that_every_target_takes(workdir):
     name = named(None, workdir)
     assert named(name, "other") == name

@@ -74,7 +74,9 @@ def state(word):
 
 def jobset(condition=None, reason="", ready=1):
     conditions = [{"type": condition, "status": "True", "reason": reason}] if condition else []
-    return "echo '" + json.dumps({"status": {"conditions": conditions, "replicatedJobsStatus": [{"ready": ready}]}}) + "'"
+    return (
+        "echo '" + json.dumps({"status": {"conditions": conditions, "replicatedJobsStatus": [{"ready": ready}]}}) + "'"
+    )
 
 
 @pytest.mark.parametrize(
