@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,7 +54,7 @@ def _target(arguments: Sequence[str]) -> str:
     """Return what --on says; the other flags depend on it."""
     words = list(arguments)
     said = [word.partition("=")[2] for word in words if word.startswith("--on=")]
-    said += [after for word, after in zip(words, words[1:], strict=False) if word == "--on"]
+    said += [after for word, after in pairwise(words) if word == "--on"]
     if said and said[0] not in TARGETS:
         raise UserError(f"--on={said[0]} is not a target; choose of {choices(TARGETS)}{nearest(said[0], TARGETS)}")
     return said[0] if said else "local"

@@ -14,9 +14,8 @@ def run(arguments: Sequence[str]) -> int:
     add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     with_huge_pages(not flags.no_huge_pages and ("launch.huge_pages", "False") not in overrides)
-    from llm_jax.run import config as configs
-
     from llm_jax.mesh.join import joined
+    from llm_jax.run import config as configs
 
     config = configs.resolve(configs.load_recipe(flags.config), overrides)
     with joined():

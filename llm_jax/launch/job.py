@@ -71,7 +71,8 @@ class Job:
 class Plan:
     """The commands of a target that runs elsewhere, in the order in which they are needed.
 
-    status: asks for the job; `read` understands the answer (None: it is none). submit: makes it. prepare: once it runs, before `attach`.
+    status: asks for the job; `read` understands the answer (None: it is none). submit: makes it. prepare: once it runs,
+    before `attach`.
     attach: writes the job's log as long as it goes on. outcome: asks how a job ended that `status` no longer knows.
     discard: removes one that has ended. cleanup: what a job costs after its end. stop: ends it. restarts: how often the
     driver submits it again; 0 where the target does so itself. exits: whether lines of `attach` say with which codes

@@ -1,8 +1,5 @@
 """Processes on this machine that train together, each with its share of the CPU's devices, through gloo."""
 
-import os
-from collections.abc import Mapping
-
 from llm_jax.core.table import UserError
 from llm_jax.launch.job import Command, Job
 from llm_jax.run.sections import Local
@@ -21,7 +18,7 @@ def commands(job: Job, section: Local, python: str = "python", port: str = PORT)
     address = f"127.0.0.1:{port}"
     made = []
     for rank in range(section.ranks):
-        env = {}
+        env: dict[str, str] = {}
         if section.ranks > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address,
@@ -31,8 +28,3 @@ def commands(job: Job, section: Local, python: str = "python", port: str = PORT)
             env |= {"JAX_NUM_CPU_DEVICES": str(section.devices)}
         made.append(Command(job.train(python), f"rank {rank}", env=tuple(env.items())))
     return made
-
-
-def environment(command: Command, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return this process's environment with a rank's variables over it."""
-    return {**environ, **dict(command.env)}

@@ -61,7 +61,7 @@ def plan(job: Job, section: TpuVm) -> Plan:
     resources = ("gcloud", "alpha", "compute", "tpus", "queued-resources")
     where = (f"--project={section.project}", f"--zone={section.zone}")
     everywhere = ("--node=all", "--worker=all")
-    nodes = (f"--node-id={job.name}",)
+    nodes: tuple[str, ...] = (f"--node-id={job.name}",)
     if slices.count > 1:
         nodes = (f"--node-count={slices.count}", f"--node-prefix={job.name}")
     options = {"network": section.network, "service-account": section.service_account}

@@ -18,6 +18,11 @@ def several() -> bool:
     return jax.process_count() > 1
 
 
+def together() -> plan.Plan:
+    """Return the plan by which a run's processes evaluate and sample; that of one device for a single process."""
+    return plan.build({"fsdp": -1}) if several() else plan.Plan()
+
+
 def agreed(here: bool) -> bool:
     """Return what the first process says; every process must ask at once."""
     if not several():
@@ -32,10 +37,11 @@ def share(rows: int) -> tuple[int, int]:
 
     Processes whose devices hold the same rows (as under tensor parallelism across hosts) load the same part.
     """
-    if not several():
+    sharding = batch_sharding({"rows": np.empty(rows)})["rows"]
+    if not several() or sharding is None:
         return 0, 1
     held: dict[int, set[int]] = {}
-    for device, index in batch_sharding({"rows": np.empty(rows)})["rows"].devices_indices_map((rows,)).items():
+    for device, index in sharding.devices_indices_map((rows,)).items():
         held.setdefault(device.process_index, set()).update(range(*index[0].indices(rows)))
     parts = sorted({min(part): part for part in held.values()})
     return parts.index(min(held[jax.process_index()])), len(parts)

@@ -116,7 +116,8 @@ def test_every_setting_of_every_target_finds_its_place_and_passes():
     SCHEMAS["queued_resources"].validate(options(create))
     assert {"--spot", "--network=net", "--service-account=account@x"} <= set(create)
     batch = slurm.script(
-        dataclasses.replace(JOB, slices=None), sections.Slurm("gpu", 3, "me", "1-12:00:00", 4, 2, 8, "/code", "/venv/python")
+        dataclasses.replace(JOB, slices=None),
+        sections.Slurm("gpu", 3, "me", "1-12:00:00", 4, 2, 8, "/code", "/venv/python"),
     )  # fmt: skip
     SCHEMAS["sbatch"].validate(head(batch))
     assert head(batch)["--nodes"] == "3" and head(batch)["--gpus-per-node"] == "4" and "/venv/python -m" in batch

@@ -279,7 +279,8 @@ def test_a_host_that_is_to_end_lets_training_save(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
     (folder / "ready").touch()
-    train = "trap 'echo saved > saved; exit 75' TERM; echo step 1; n=0; while [ $n -lt 400 ]; do sleep 0.05; n=$((n + 1)); done"
+    wait = "n=0; while [ $n -lt 400 ]; do sleep 0.05; n=$((n + 1)); done"
+    train = f"trap 'echo saved > saved; exit 75' TERM; echo step 1; {wait}"
     env = {**os.environ, "HOME": str(tmp_path)}
     run = ["sh", "-c", tpu_vm.shell(tpu_vm.HOST, "job", "sh", "-c", train)]
     with subprocess.Popen(run, env=env, stdout=subprocess.PIPE, text=True) as following:

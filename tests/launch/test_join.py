@@ -54,7 +54,7 @@ def test_open_mpi_5_on_one_host_meets_on_the_loopback_address_at_a_port_of_the_j
 
 
 def test_open_mpi_5_on_several_hosts_says_what_it_must_be_told():
-    with pytest.raises(UserError, match="process 1 of 2.*mpirun -x JAX_COORDINATOR_ADDRESS"):
+    with pytest.raises(UserError, match=r"process 1 of 2.*mpirun -x JAX_COORDINATOR_ADDRESS"):
         found({**MPI5, "OMPI_COMM_WORLD_LOCAL_SIZE": "1"})
     told = found({**MPI5, "OMPI_COMM_WORLD_LOCAL_SIZE": "1", "JAX_COORDINATOR_ADDRESS": "host:1"})
     assert told["coordinator_address"] == "host:1" and told["process_id"] == 1

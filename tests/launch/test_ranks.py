@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 ENV = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
 ENV |= {"PYTHONPATH": str(ROOT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
 SMALL = ["--config.model.embed_dim=32", "--config.model.num_layers=1", "--config.log.tensorboard=False",
-         "--config.log.every=4", "--config.eval.batches=1", "--config.checkpoint.every=4", "--no_huge_pages"]  # fmt: skip
+         "--config.log.every=4", "--config.eval.batches=1", "--config.checkpoint.every=4",
+         "--no_huge_pages"]  # fmt: skip
 
 
 def started(workdir, duration, *words, verb=("launch", "--on=local")):

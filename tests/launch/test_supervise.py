@@ -106,7 +106,8 @@ def test_ranks_are_told_to_save_when_their_launcher_is_killed(tmp_path):
     code = (
         "from llm_jax.launch.supervise import supervise; from llm_jax.launch.execute import Patience\n"
         "from llm_jax.launch.job import Command\n"
-        f"supervise(lambda port: [Command(('sh', '-c', {rank!r}), 'x')], {str(tmp_path / 'run')!r}, 0, Patience(), print)"
+        f"rank = Command(('sh', '-c', {rank!r}), 'x')\n"
+        f"supervise(lambda port: [rank], {str(tmp_path / 'run')!r}, 0, Patience(), print)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout.readline() == "ready\n"
