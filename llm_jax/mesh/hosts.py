@@ -42,7 +42,8 @@ def share(rows: int) -> tuple[int, int]:
         return 0, 1
     held: dict[int, set[int]] = {}
     for device, index in sharding.devices_indices_map((rows,)).items():
-        held.setdefault(device.process_index, set()).update(range(*index[0].indices(rows)))
+        process = device.process_index  # type: ignore[attr-defined]  # of jaxlib's class
+        held.setdefault(process, set()).update(range(*index[0].indices(rows)))
     parts = sorted({min(part): part for part in held.values()})
     return parts.index(min(held[jax.process_index()])), len(parts)
 

@@ -286,6 +286,6 @@ def test_a_host_that_is_to_end_lets_training_save(tmp_path):
     with subprocess.Popen(run, env=env, stdout=subprocess.PIPE, text=True) as following:
         assert following.stdout.readline() == "step 1\n"
         subprocess.run(["sh", "-c", tpu_vm.shell(tpu_vm.END, "job")], env=env, check=True, timeout=20)
-        assert following.communicate(timeout=20)[0] == "llm_jax: exit 75\n"
+        assert following.communicate(timeout=20)[0].endswith("llm_jax: exit 75\n")
     assert (folder / "saved").exists()
     subprocess.run(["sh", "-c", tpu_vm.shell(tpu_vm.END, "elsewhere")], env=env, check=True)
