@@ -18,7 +18,8 @@ INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
 CHAT ?= runs/smollm2
 
-.PHONY: quickstart chat test test-laws test-mesh test-oracles test-plan golden families meshes format venv dev oracles bench clean
+.PHONY: quickstart chat test test-laws test-mesh test-oracles test-plan test-faults golden families meshes format venv dev \
+  oracles bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -53,6 +54,9 @@ test-oracles: $(ORACLES)
 
 test-plan: $(PLAN)
 	$(BIN)/pytest -m plan tests/planning
+
+test-faults: $(DEV)
+	$(BIN)/pytest -m faults tests
 
 golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_decoders.py

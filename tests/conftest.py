@@ -61,3 +61,4 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "oracle: beside a foreign program or real weights, run live (make test-oracles)")
     config.addinivalue_line("markers", "exhaustive: every corner of a law whose middle is always tested")
     config.addinivalue_line("markers", "plan: compiles for chips that are not here (make test-plan)")
+    config.addinivalue_line("markers", "faults: kills, stops and starts real processes again (make test-faults)")

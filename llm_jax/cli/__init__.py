@@ -26,6 +26,7 @@ VERBS = {
     "export": "write a checkpoint as transformers or llama.cpp read it",
     "fetch": "get real weights or data by name",
     "configs": "list the recipes",
+    "launch": "train in several processes here, by Slurm, on TPU VMs or by Kubernetes",
     "plan": "what a recipe needs and costs on a slice of chips, compiled without one",
     "describe": "print a recipe resolved: every value and its origin, the parameters, the FLOPs",
 }

@@ -28,13 +28,24 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError("evaluate takes the configuration of the workdir; --config overrides belong to train")
     checks.positive("evaluate", batches=flags.batches)
     with_huge_pages(not flags.no_huge_pages)
+    from llm_jax.mesh.join import joined
+
+    with joined():
+        return _evaluate(flags)
+
+
+def _evaluate(flags: Any) -> int:
+    from llm_jax.mesh import hosts
     from llm_jax.run import evaluate
     from llm_jax.run.open_run import open_run
 
     opened = open_run(flags.workdir)
-    params = opened.params(flags.step)
-    loader, rows = _loader(opened, flags.data)
-    found = evaluate.held_out(evaluate.evaluator(opened.model), params, loader, rows, flags.batches)
+    with hosts.together().active():
+        params = opened.params(flags.step)
+        loader, rows = _loader(opened, flags.data)
+        found = evaluate.held_out(evaluate.evaluator(opened.model), params, loader, rows, flags.batches)
+    if not hosts.is_first():
+        return 0
     step = opened.steps[-1] if flags.step is None else flags.step
     print(f"step {step}, {flags.data or 'held-out text'}")
     units = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}

@@ -1,7 +1,10 @@
 """sample: continue a text, streaming it as it is made."""
 
+import argparse
+import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from llm_jax.cli.flags import Parser, add_huge_pages, add_step, add_workdir, with_huge_pages
 from llm_jax.core import checks
@@ -34,6 +37,14 @@ def run(arguments: Sequence[str]) -> int:
     if flags.prompt is None:
         raise UserError('--prompt is missing; give the text to continue, such as --prompt="My fellow citizens"')
     with_huge_pages(not flags.no_huge_pages)
+    from llm_jax.mesh.join import joined
+
+    with joined():
+        return _sample(flags)
+
+
+def _sample(flags: argparse.Namespace) -> int:
+    from llm_jax.mesh import hosts
     from llm_jax.run.config import construct
     from llm_jax.run.generate import pieces
     from llm_jax.run.open_run import open_run
@@ -44,19 +55,25 @@ def run(arguments: Sequence[str]) -> int:
     Sample(**given)  # a wrong value is told before the workdir is looked for
     opened = open_run(flags.workdir)
     section = construct(Sample, opened.resolved.values["sample"] | given)
-    made = pieces(
-        opened.model, opened.params(flags.step), opened.tokenizer, flags.prompt, section, seed=flags.seed,
-        num=flags.num, stops=opened.stops,
-    )  # fmt: skip
-    if flags.num == 1:
-        sys.stdout.write(flags.prompt)
+    with hosts.together().active():
+        made = pieces(
+            opened.model, opened.params(flags.step), opened.tokenizer, flags.prompt, section, seed=flags.seed,
+            num=flags.num, stops=opened.stops,
+        )  # fmt: skip
+        _write(made, flags.prompt, flags.num, sys.stdout if hosts.is_first() else io.StringIO())
+    return 0
+
+
+def _write(made: Iterator[tuple[int, str]], prompt: str, num: int, to: TextIO) -> None:
+    """Write one text as it is made, several when they are."""
+    if num == 1:
+        to.write(prompt)
         for _, piece in made:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        print()
-        return 0
-    texts = [flags.prompt] * flags.num
+            to.write(piece)
+            to.flush()
+        to.write("\n")
+        return
+    texts = [prompt] * num
     for number, piece in made:
         texts[number] += piece
-    print("\n\n---\n\n".join(texts))
-    return 0
+    to.write("\n\n---\n\n".join(texts) + "\n")

@@ -14,14 +14,17 @@ def run(arguments: Sequence[str]) -> int:
     add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     with_huge_pages(not flags.no_huge_pages and ("launch.huge_pages", "False") not in overrides)
+    from llm_jax.mesh.join import joined
     from llm_jax.run import config as configs
 
     config = configs.resolve(configs.load_recipe(flags.config), overrides)
-    return _train(config, flags.workdir, flags.allow_config_change)
+    with joined():
+        return _train(config, flags.workdir, flags.allow_config_change)
 
 
 def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.cli import STOPPED
+    from llm_jax.mesh import hosts
     from llm_jax.run import build, report, resume, train
     from llm_jax.run.exchange import exported
     from llm_jax.run.open_run import open_run
@@ -37,11 +40,16 @@ def _train(config, path: str, allow_change: bool) -> int:
     with Stop() as stop:
         run = build.build(config, words=open_run(source).tokenizer if source else None)
         resume.start(run, workdir, resumed=resumed)
-        print(report.opening(run, workdir, resumed), flush=True)
+        say = print if hosts.is_first() else _not_again
+        say(report.opening(run, workdir, resumed), flush=True)
         try:
             outcome = train.train(run, workdir, stop)
         except Stopped as stopped:
-            print(f"{stopped}; run the same command again to go on", flush=True)
+            say(f"{stopped}; run the same command again to go on", flush=True)
             return STOPPED
-    print(report.closing(run, workdir, outcome), flush=True)
+    say(report.closing(run, workdir, outcome), flush=True)
     return 0
+
+
+def _not_again(*_: object, **__: object) -> None:
+    """What the first of several processes says is said."""

@@ -21,7 +21,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Cache, Decodes, Params
 from llm_jax.decode.filters import NOTHING, Knobs, Sampling, draw, repetition, truncate
 from llm_jax.decode.prompts import ALL, Prompts, aligned, bucket, check_prompts
-from llm_jax.mesh import plan
+from llm_jax.mesh import hosts, plan
 from llm_jax.nn.stack import unroll_by_default, unstack
 
 UNROLLED = 64  # layers of a stack in the loop on CPU: one token's time is that of reading the weights, in place
@@ -119,7 +119,7 @@ def stream(
 def _pieces(proceed, progress: Progress, rows: int, limit: int, chunk: int) -> Iterator[list[list[int]]]:
     shown, until = 0, 1
     while True:
-        ids, lengths, done = jax.device_get((progress.ids, progress.lengths, progress.done))
+        ids, lengths, done = map(hosts.whole, (progress.ids, progress.lengths, progress.done))
         yield [ids[row, shown : lengths[row]].tolist() for row in range(rows)]
         shown, until = until, min(until + chunk, limit)
         if shown == limit or done.all():

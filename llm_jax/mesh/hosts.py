@@ -13,6 +13,41 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def several() -> bool:
+    """Whether the run has other processes."""
+    return jax.process_count() > 1
+
+
+def together() -> plan.Plan:
+    """Return the plan by which a run's processes evaluate and sample; that of one device for a single process."""
+    return plan.build({"fsdp": -1}) if several() else plan.Plan()
+
+
+def agreed(here: bool) -> bool:
+    """Return what the first process says; every process must ask at once."""
+    if not several():
+        return here
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(np.array(here)))
+
+
+def share(rows: int) -> tuple[int, int]:
+    """Return which part of a batch of `rows` this process loads, of how many: (index, count).
+
+    Processes whose devices hold the same rows (as under tensor parallelism across hosts) load the same part.
+    """
+    sharding = batch_sharding({"rows": np.empty(rows)})["rows"]
+    if not several() or sharding is None:
+        return 0, 1
+    held: dict[int, set[int]] = {}
+    for device, index in sharding.devices_indices_map((rows,)).items():
+        process = device.process_index  # type: ignore[attr-defined]  # of jaxlib's class
+        held.setdefault(process, set()).update(range(*index[0].indices(rows)))
+    parts = sorted({min(part): part for part in held.values()})
+    return parts.index(min(held[jax.process_index()])), len(parts)
+
+
 def whole(array: jax.Array) -> np.ndarray:
     """Return a global array on this host; every process must ask for the same one."""
     if array.is_fully_addressable:

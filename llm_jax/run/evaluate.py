@@ -24,8 +24,8 @@ def held_out(
     sums: Callable[..., Any], params: Params, loader: Loader, rows: int, limit: int | None = None
 ) -> dict[str, Estimate]:
     """Return the estimates of parameters on a loader's rows, `rows` at a time, over at most `limit` batches."""
-    batches = loader.once(rows, jax.process_index(), jax.process_count(), limit)
-    return perplexity(lambda batch: sums(params, hosts.to_devices(batch, rows)), batches)
+    batches = loader.once(rows, *hosts.share(rows), limit)
+    return perplexity(lambda batch: hosts.whole(sums(params, hosts.to_devices(batch, rows))), batches)
 
 
 def told(found: dict[str, Estimate]) -> str:

@@ -144,9 +144,12 @@ def checkpoints(run: Run, workdir: Workdir) -> Checkpoints:
     """Return the store of the run's checkpoints, events going to events.jsonl."""
     c = run.sections.checkpoint
     keep = Keep(last=c.keep_last, every=c.keep_every, best="loss" if c.keep_best else None)
-    return Checkpoints(
-        workdir.checkpoints, keep, lambda e: append_event(workdir, **{k: v for k, v in e.items() if k != "time"})
-    )
+
+    def report(event: dict[str, Any]) -> None:
+        if hosts.is_first() or event["event"] == "save_failed":
+            append_event(workdir, **{k: v for k, v in event.items() if k != "time"})
+
+    return Checkpoints(workdir.checkpoints, keep, report)
 
 
 def complain(saved: Checkpoints) -> None:

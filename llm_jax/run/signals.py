@@ -1,10 +1,16 @@
-"""Signals: the first asks the loop to save and leave, the second ends the process at once."""
+"""Signals: the first asks the loop to save and leave, the second ends the process at once.
+
+Of several processes all must save the same step, whichever of them were signalled: there SIGTERM is left to jax's
+preemption service, which finds a step that none has passed (a second SIGTERM is then not heard; a second SIGINT is).
+"""
 
 import os
 import signal
 import sys
 from types import FrameType
 from typing import NoReturn
+
+from llm_jax.mesh import hosts
 
 
 class Stopped(Exception):
@@ -22,7 +28,9 @@ class Stop:
         self.requested = False
 
     def __enter__(self) -> "Stop":
-        self._before = {s: signal.signal(s, self._on) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._several = hosts.several()
+        heard = (signal.SIGINT,) if self._several else (signal.SIGINT, signal.SIGTERM)
+        self._before = {s: signal.signal(s, self._on) for s in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,6 +44,16 @@ class Stop:
             os._exit(130)
         self.requested = True
         sys.stderr.write(f"\nllm_jax: {signal.Signals(number).name}: saving after this step; once more ends at once\n")
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def after(self, number: int) -> bool:
+        """Whether to leave after the `number`-th step of this process; all processes of a run get the same answer."""
+        if not self._several:
+            return self.requested
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(number)
 
     def leave(self, step: int) -> NoReturn:
         """Leave the loop after `step`."""

@@ -55,7 +55,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         state, start, notes = resume.state(run, workdir, saved)
         if run.steps is not None and start >= run.steps:
             return Outcome(start, True, {})
-        metrics = open_things.enter_context(closing(Metrics(workdir, from_step=start, tensorboard=log.tensorboard)))
+        metrics = open_things.enter_context(closing(Metrics(workdir, start, log.tensorboard, hosts.is_first())))
         line = open_things.enter_context(closing(Line(run.steps)))
         loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
         batches = open_things.enter_context(closing(_placed(run, start)))
@@ -68,7 +68,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
                 loop.read(step - 1, pending)
             pending = stats
             last = loop.is_last(step)
-            if last or loop.is_due(step) or stop.requested:
+            if last or loop.is_due(step) or stop.after(step - start):
                 loop.read(step, pending)
                 pending = None
                 loop.attend(step, state, last)
@@ -101,7 +101,7 @@ def _begin_compiling(run: Run) -> Future:
 def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
     rows = run.sections.data.batch_size
     depth = 0 if jax.default_backend() == "cpu" else 2  # a thread would take its time from the step itself
-    local = run.data.train.prefetch(start, jax.process_index(), jax.process_count(), depth)
+    local = run.data.train.prefetch(start, *hosts.share(rows), depth)
     try:
         for batch in local:
             yield hosts.to_devices(batch, rows)
@@ -124,7 +124,7 @@ class Loop:
         notes: Mapping[str, Any],
     ):
         self._run, self._workdir, self._saved = run, workdir, saved
-        self._metrics, self._line, self._stop = metrics, line, stop
+        self._metrics, self._line, self._stop, self._start = metrics, line, stop, start
         self._meter = Meter(notes.get("sums", {}))
         self._began = time.perf_counter() - notes.get("seconds", 0.0)
         self._peak: float | None = None
@@ -137,7 +137,7 @@ class Loop:
     def is_last(self, step: int) -> bool:
         """Whether this step ends the duration."""
         seconds = self._run.duration.seconds
-        return step == self._run.steps or (seconds is not None and self._seconds() >= seconds)
+        return step == self._run.steps or (seconds is not None and hosts.agreed(self._seconds() >= seconds))
 
     def is_due(self, step: int) -> bool:
         """Whether something other than training happens after this step."""
@@ -166,7 +166,7 @@ class Loop:
         if last or (parts.eval.every and step % parts.eval.every == 0):
             self.evaluation = self._judge(step, state, None if last else parts.eval.batches)
             metrics = {name: e.value for name, e in self.evaluation.items()}
-        stopping = self._stop.requested  # once: a signal after the save waits for the next step
+        stopping = self._stop.after(step - self._start)  # once: a signal after the save waits for the next step
         if last or step % parts.checkpoint.every == 0 or stopping:
             self._save(step, state, metrics)
         if parts.export.every and step % parts.export.every == 0:

@@ -14,14 +14,18 @@ from llm_jax.store.workdir import Workdir
 
 
 class Metrics:
-    """Appends one JSON object a line, `step, split, name: value, weight, time`, and mirrors it to TensorBoard."""
+    """Appends one JSON object a line, `step, split, name: value, weight, time`, and mirrors it to TensorBoard.
 
-    def __init__(self, workdir: Workdir, *, from_step: int, tensorboard: bool):
+    Rows after `from_step` are forgotten: they are written again. Only the `first` process of a run touches the files.
+    """
+
+    def __init__(self, workdir: Workdir, from_step: int, tensorboard: bool, first: bool = True):
         self._path = workdir.metrics
         self._board = str(workdir.tensorboard) if tensorboard else None
         self._writer: Any = None
         self._rows = ""
-        drop_after(self._path, from_step)
+        if first:
+            drop_after(self._path, from_step)
 
     def write(self, step: int, split: str, values: Mapping[str, float], weight: float) -> None:
         """Add a row; `weight` is the number of tokens that the values were counted over."""
