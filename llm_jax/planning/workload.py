@@ -130,4 +130,4 @@ def learner_of(config: Config, workload: Workload) -> tuple[Learner, Callable[[p
     transform, _ = build.optimizer(config, 10**9)
     parts = replace(parts, train=replace(parts.train, microbatches=workload.microbatches))
     learner = build.learner(config, parts, model, transform)
-    return learner, lambda plan: build.shardings(plan, model.declarations(), learner, transform)
+    return learner, lambda plan: build.shardings(plan, model.declarations(), learner)

@@ -14,15 +14,18 @@ from llm_jax.core.types import Declaration, GradientRule, Learner, Model, Object
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
+from llm_jax.learn import OUTER
 from llm_jax.learn.accumulate import accumulate
 from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import gradient, plain
+from llm_jax.learn.local import federated, local
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
 from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
-from llm_jax.optim.transform import schedule, state_shardings, transformation
+from llm_jax.optim.transform import alike, schedule, transformation
 from llm_jax.run import sections
+from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -46,6 +49,7 @@ class Sections:
     sample: sections.Sample
     launch: sections.Launch
     export: sections.Export
+    local: sections.Local
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,14 @@ def check(config: Config) -> tuple[Sections, Plan]:
     objective(config)
     plan = plans.build(parts.mesh.sizes(), dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat)
     _check_rows(parts, plan)
+    workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"])
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
     jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in built.declarations().items()}))
+    if parts.local.name != "none":
+        jax.eval_shape(learner(config, parts, built, transform).init, jax.random.key(0))
     if not 0 <= values["seed"] < 1 << 32:
         raise UserError(f"seed={values['seed']} must be at least 0 and below 2^32")
     normalize("", **check_options(normalize, parts.data.normalization, "data.normalization"))
@@ -119,6 +126,8 @@ def _check_rows(parts: Sections, plan: Plan) -> None:
             f"eval.batch_size={judged} does not divide into {plan.batch_shards} shards of the batch; "
             f"try {max(1, round(judged / plan.batch_shards)) * plan.batch_shards}"
         )
+    if parts.local.name != "none":
+        return  # the workers' own check
     rows, batch = parts.train.microbatches * plan.batch_shards, parts.data.batch_size
     if batch % rows:
         near = max(rows, round(batch / rows) * rows)
@@ -194,7 +203,7 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
     taught = learner(config, parts, built, transform)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught, transform),
+        shardings(plan, built.declarations(), taught),
     )  # fmt: skip
 
 
@@ -202,7 +211,20 @@ def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Le
     """Return the learner of a configuration."""
     rule: GradientRule = accumulate(plain(built, objective(config)), parts.train.microbatches)
     taught = gradient(rule, built.init, transform)
+    if parts.local.name != "none":
+        taught = _apart(taught, parts.local, clients=parts.data.clients is not None)
     return taught if parts.train.ema is None else ema(taught, parts.train.ema)
+
+
+def _apart(taught: Learner, section: sections.Local, *, clients: bool) -> Learner:
+    given = {"learning_rate": section.learning_rate, "momentum": section.momentum}
+    outer = lookup(OUTER, section.name, "local.name")(**{k: v for k, v in given.items() if v is not None})
+    if clients:
+        return federated(taught, section.workers, section.every, outer)
+    return local(
+        taught, section.workers, section.every, outer,
+        fragments=section.fragments, overlap=section.overlap, mixing=section.kept,
+    )  # fmt: skip
 
 
 def check_vocabulary(size: int | None, words: Tokenizer) -> None:
@@ -214,7 +236,7 @@ def check_vocabulary(size: int | None, words: Tokenizer) -> None:
         )
 
 
-def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner, transform: Any) -> Any:
+def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner) -> Any:
     """Return the shardings of a learner's state: parameters by their declarations, what belongs to them alike."""
     if plan.mesh is None:
         return None
@@ -223,9 +245,10 @@ def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner,
     params = tree.unflatten(dict(plan.shardings(declared)))
 
     def like(part: Any) -> Any:
-        return params if tree.flatten(part).keys() == declared.keys() else replicated
+        over = tuple(plan.spec(("worker",))) if isinstance(part, State) else ()
+        return alike(part, abstract.params, params, replicated, over)
 
     return State(
-        step=replicated, params=params, opt=state_shardings(transform, abstract.params, params, replicated),
-        key=replicated, extra={k: like(v) for k, v in abstract.extra.items()},
+        step=replicated, params=params, opt=like(abstract.opt), key=replicated,
+        extra={k: like(v) for k, v in abstract.extra.items()},
     )  # fmt: skip

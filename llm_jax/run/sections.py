@@ -4,12 +4,13 @@
 `name` chooses. None means "derived", and `describe` prints what from.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llm_jax.core import checks, durations
-from llm_jax.core.table import UserError
+from llm_jax.core.table import UserError, choices
 from llm_jax.decode.filters import Sampling
+from llm_jax.learn import OUTER
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Data:
     source: a key of data.SOURCES, with its options; or mixture: a list of {"source", "options", "weight"}.
     normalization: the options of text.normalize. tokenizer: {"name": a key of text.TOKENIZERS, and its options}.
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
+    clients: whose documents are kept apart for rounds of federated learning: so many clients by the hash of each
+    document, or a regular expression, which matches the client's name in a document's; None for no clients.
     """
 
     source: str | None = None
@@ -29,9 +32,12 @@ class Data:
     packing: str = "concatenate"
     batch_size: int = 8
     seq_len: int = 256
+    clients: int | str | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
+        if isinstance(self.clients, int):
+            checks.positive("data", clients=self.clients)
         if (self.source is None) == (self.mixture is None):
             raise UserError("data needs exactly one of data.source and data.mixture")
         if not isinstance(self.tokenizer.get("name"), str):
@@ -157,6 +163,50 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Local:
+    """Workers that learn apart and meet now and then (`learn.local`), on the mesh axes of the logical axis `worker`.
+
+    name: a key of learn.OUTER, or "none". workers: into how many the rows of a batch are shared; with `data.clients`
+    the clients of a round. every: steps from one meeting to the next. learning_rate, momentum: of the outer optimizer,
+    None for its own. fragments: of the layers, which meet in turn. overlap: steps from a mean to its use. mixing: the
+    share of its own parameters that a worker keeps there, None for 0 without overlap and 0.5 with it.
+    """
+
+    name: str = "none"
+    workers: int = 1
+    every: int = 1
+    learning_rate: float | None = None
+    momentum: float | None = None
+    fragments: int = 1
+    overlap: int = 0
+    mixing: float | None = None
+
+    def __post_init__(self) -> None:
+        checks.positive("local", workers=self.workers, every=self.every, fragments=self.fragments)
+        checks.non_negative("local", overlap=self.overlap, learning_rate=self.learning_rate)
+        checks.fraction("local", mixing=self.mixing, momentum=self.momentum)
+        given = [f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]
+        if self.name == "none" and given:
+            value = getattr(self, given[0])
+            raise UserError(f"local.{given[0]}={value!r} needs local.name, one of: {choices(OUTER)}")
+        if self.fragments > self.every:
+            raise UserError(
+                f"local.fragments={self.fragments} cannot meet in turn within local.every={self.every} steps; "
+                f"try local.fragments={self.every}"
+            )
+        if self.overlap >= self.every:
+            raise UserError(
+                f"local.overlap={self.overlap} must be below local.every={self.every}: "
+                "a mean is used before the next one is made"
+            )
+
+    @property
+    def kept(self) -> float:
+        """The share of its own parameters that a worker keeps."""
+        return self.mixing if self.mixing is not None else 0.5 if self.overlap else 0.0
+
+
+@dataclass(frozen=True)
 class Launch:
     """How the process is started: with huge pages for malloc on Linux CPUs, or not."""
 
@@ -165,5 +215,5 @@ class Launch:
 
 SECTIONS = {
     "data": Data, "train": Train, "eval": Eval, "checkpoint": Checkpoint, "mesh": Mesh, "log": Log, "sample": Sample,
-    "launch": Launch, "export": Export,
+    "launch": Launch, "export": Export, "local": Local,
 }  # fmt: skip
