@@ -14,6 +14,7 @@ from llm_jax.core.types import Declaration, GradientRule, Learner, Model, Object
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
+from llm_jax.data.clients import Rounds
 from llm_jax.learn import OUTER
 from llm_jax.learn.accumulate import accumulate
 from llm_jax.learn.ema import ema
@@ -175,10 +176,11 @@ def tokenizer(parts: Sections) -> Tokenizer:
 
 def batches(parts: Sections, words: Tokenizer, seed: int) -> Data:
     """Return the loaders of a configuration."""
-    d = parts.data
+    d, w = parts.data, parts.local
+    rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed,
+        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
     )  # fmt: skip
 
 
@@ -212,7 +214,7 @@ def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Le
     rule: GradientRule = accumulate(plain(built, objective(config)), parts.train.microbatches)
     taught = gradient(rule, built.init, transform)
     if parts.local.name != "none":
-        taught = _apart(taught, parts.local, clients=parts.data.clients is not None)
+        taught = _apart(taught, parts.local, clients=parts.data.federated)
     return taught if parts.train.ema is None else ema(taught, parts.train.ema)
 
 

@@ -20,8 +20,8 @@ class Data:
     source: a key of data.SOURCES, with its options; or mixture: a list of {"source", "options", "weight"}.
     normalization: the options of text.normalize. tokenizer: {"name": a key of text.TOKENIZERS, and its options}.
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
-    clients: whose documents are kept apart for rounds of federated learning: so many clients by the hash of each
-    document, or a regular expression, which matches the client's name in a document's; None for no clients.
+    clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
+    regular expression, which matches the client's name in a document's. None: no clients.
     """
 
     source: str | None = None
@@ -32,16 +32,23 @@ class Data:
     packing: str = "concatenate"
     batch_size: int = 8
     seq_len: int = 256
-    clients: int | str | None = None
+    clients: int | None = None
+    client_pattern: str | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
-        if isinstance(self.clients, int):
-            checks.positive("data", clients=self.clients)
+        checks.positive("data", clients=self.clients)
+        if self.clients is not None and self.client_pattern is not None:
+            raise UserError("data.clients and data.client_pattern are two ways to find the clients; give one")
         if (self.source is None) == (self.mixture is None):
             raise UserError("data needs exactly one of data.source and data.mixture")
         if not isinstance(self.tokenizer.get("name"), str):
             raise UserError('data.tokenizer needs a name, such as {"name": "bpe", "vocab_size": 4096}')
+
+    @property
+    def federated(self) -> bool:
+        """Whether documents belong to clients."""
+        return self.clients is not None or self.client_pattern is not None
 
 
 @dataclass(frozen=True)

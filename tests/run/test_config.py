@@ -41,7 +41,7 @@ OTHER = {  # a legal value of another kind than a small number, for keys that ne
     "train.duration": "7 epochs", "mesh.compute_dtype": "bfloat16", "mesh.remat": "full", "model.attention": "plain",
     "objective.name": "causal",
     "data.mixture": '[{"source": "sotu"}]', "optimizer.decay_exclude": '["x"]', "init_from": "elsewhere",
-    "data.tokenizer.name": "characters",
+    "data.tokenizer.name": "characters", "local.name": "diloco",
 }  # fmt: skip
 
 OF_TYPE = {

@@ -18,7 +18,7 @@ def check(local: Local, data: Data, train: Train, plan: Plan, optimizer: dict[st
     if local.name != "none":
         _check_mesh(local.workers, plan)
         _check_batch(local.workers, data.batch_size, train.microbatches, plan.batch_shards // workers.groups(plan))
-    if data.clients is not None:
+    if data.federated:
         _check_clients(local, optimizer["schedule"]["name"])
 
 
