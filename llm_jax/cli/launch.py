@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.restarts is not None:
         given.append(("launch.restarts", flags.restarts))
     from llm_jax.run.config import construct, load_recipe, resolve
-    from llm_jax.run.sections import Launch
+    from llm_jax.run.targets import Launch
 
     config = resolve(load_recipe(flags.config), [*overrides, *given])
     settings: Launch = construct(Launch, config.values["launch"])
@@ -62,9 +62,8 @@ def _target(arguments: Sequence[str]) -> str:
 
 def _fields(target: str) -> dict[str, str]:
     """The settings of a target that are flags too, with their defaults in words."""
-    from llm_jax.run import sections
 
-    cls = {"local": sections.Local, "slurm": sections.Slurm, "tpu_vm": sections.TpuVm, "gke": sections.Gke}[target]
+    cls = {"local": targets.Local, "slurm": targets.Slurm, "tpu_vm": targets.TpuVm, "gke": targets.Gke}[target]
     return {f.name: f"config.launch.{target}.{f.name} (default: {f.default})" for f in dataclasses.fields(cls)}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_jax.core.table import UserError, choices, lookup, nearest
+from llm_jax.data.clients import Rounds
 from llm_jax.data.documents import Document, Documents
 from llm_jax.data.loader import Loader
 from llm_jax.data.order import shares
@@ -70,6 +71,7 @@ def build(
     normalization: Mapping[str, Any] | None = None,
     packing: str = "concatenate",
     seed: int = 0,
+    rounds: Rounds | None = None,
     train_bytes: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Data:
@@ -84,6 +86,7 @@ def build(
         normalization: the options of `text.normalize.normalize`.
         packing: a key of `PACKINGS`.
         seed: chooses the order.
+        rounds: how clients take turns in the training split, which one source then fills; None for no clients.
         train_bytes: put `bytes` into the training batches too; validation always has them.
         cache_dir: the cache's folder (default: `text.cache.folder()`).
 
@@ -94,6 +97,8 @@ def build(
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"data.{name}={value!r} must be a positive integer")
     parts = components(source, options, mixture)
+    if rounds is not None and len(parts) > 1:
+        raise UserError("data.mixture: clients come from one source; set data.source, or leave out the clients")
     pack = lookup(PACKINGS, packing, "data.packing")
     pad_id = next((i for i in (tokenizer.pad_id, tokenizer.eos_id) if i is not None), 0)
     fingerprints: list[str] = []
@@ -105,15 +110,20 @@ def build(
         for domain, part in enumerate(parts):
             found = open_shards(part, split, domain, tokenizer, normalization, cache_dir)
             fingerprints.extend([split, *(shard.fingerprint for shard in found)])
+            whole = evaluation or rounds is not None  # every token of a client counts, too
+            if rounds is not None and not evaluation:
+                found = rounds.clients(found, opened_texts(part, split, normalization), cache_dir)
             packed = [
-                pack(shard, seq_len, seed=seed, evaluation=evaluation, pad_id=pad_id, cache_dir=cache_dir)
-                for shard in found
+                pack(shard, seq_len, seed=seed, evaluation=whole, pad_id=pad_id, cache_dir=cache_dir) for shard in found
             ]
-            if packed:
+            if rounds is not None and not evaluation:
+                corpora, weights = packed, [1.0] * len(packed)
+            elif packed:
                 corpora.append(join(packed))
                 weights.append(part.weight)
         counted = tokenizer.token_bytes if evaluation or train_bytes else None
-        return Loader(corpora, weights, batch_size, seed, counted) if corpora else None
+        turns = None if evaluation else rounds
+        return Loader(corpora, weights, batch_size, seed, counted, turns) if corpora else None
 
     train, validation = loader("train"), loader("validation")
     if train is None:
@@ -173,6 +183,13 @@ def components(
         found.append(Component(member["source"], member.get("options") or {}, member.get("weight", 1.0)))
     shares([part.weight for part in found])
     return found
+
+
+def opened_texts(part: Component, split: str, normalization: Mapping[str, Any] | None) -> Texts | None:
+    """Return the texts of one split of a component; None where it is of token shards."""
+    opened = open_source(part.source, part.options, split)
+    chosen = check(normalize, normalization or {}, "data.normalization")
+    return Texts(opened, chosen, 0) if isinstance(opened, Documents) else None
 
 
 def open_shards(

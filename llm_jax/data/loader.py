@@ -9,6 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from llm_jax.core.table import UserError
+from llm_jax.data.clients import Rounds
 from llm_jax.data.features import Fields, raw_bytes
 from llm_jax.data.order import interleave, keys, permute, shares
 from llm_jax.data.packing import Rows, place
@@ -30,6 +31,7 @@ class Loader:
         batch_size: rows of the global batch, over all hosts.
         seed: chooses the order.
         token_bytes: int32 [V] raw bytes of each id, or None to leave out the field `bytes`.
+        rounds: by which the components, clients then, take turns; None for the order of a mixture.
     """
 
     components: Sequence[Rows]
@@ -37,11 +39,19 @@ class Loader:
     batch_size: int
     seed: int = 0
     token_bytes: np.ndarray | None = None
-    _order: Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]] = field(init=False, repr=False, compare=False)
+    rounds: Rounds | None = None
+    _order: Callable[[int], tuple[np.ndarray, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        parts, sizes = shares(self.weights), [rows.count for rows in self.components]
-        compute = lru_cache(maxsize=4)(lambda block: order(block * BLOCK + np.arange(BLOCK), parts, sizes, self.seed))
+        parts, sizes = shares(self.weights), np.array([rows.count for rows in self.components])
+
+        @lru_cache(maxsize=4)
+        def compute(block: int) -> tuple[np.ndarray, ...]:
+            n = block * BLOCK + np.arange(BLOCK)
+            if self.rounds is not None:
+                return self.rounds.order(n, self.batch_size, sizes, self.seed)
+            return order(n, parts, sizes.tolist(), self.seed)
+
         object.__setattr__(self, "_order", compute)
 
     @property
@@ -101,7 +111,7 @@ class Loader:
         return batch_size // process_count
 
     def _examples(self, start: int, stop: int) -> list[np.ndarray]:
-        """Return (component, row, epoch) of examples start to stop."""
+        """Return (component, row, epoch), and in rounds which count, of examples start to stop."""
         blocks = range(start // BLOCK, (stop - 1) // BLOCK + 1)
         found = [[part[max(0, start - b * BLOCK) : stop - b * BLOCK] for part in self._order(b)] for b in blocks]
         return found[0] if len(found) == 1 else [np.concatenate(parts) for parts in zip(*found, strict=True)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from llm_jax.launch import chips
 from llm_jax.launch.job import Command, Job, Plan, Result, Slices, Status, needed
-from llm_jax.run.sections import Gke
+from llm_jax.run.targets import Gke
 
 REQUIRED = ("image",)
 CONTAINER, REPLICATED = "train", "slice"

@@ -2,7 +2,7 @@
 
 from llm_jax.core.table import UserError
 from llm_jax.launch.job import Command, Job
-from llm_jax.run.sections import Local
+from llm_jax.run.targets import Local
 
 PORT = "<PORT>"  # chosen anew at each start: a free one
 

@@ -9,7 +9,7 @@ import shlex
 from llm_jax.core.table import UserError
 from llm_jax.launch.chips import GPUS
 from llm_jax.launch.job import Command, Job, Plan, Result, Status
-from llm_jax.run.sections import Slurm
+from llm_jax.run.targets import Slurm
 
 REQUIRED = ("partition", "nodes")
 GRACE = 300  # seconds before the end of its time at which a job is told to save

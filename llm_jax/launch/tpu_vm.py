@@ -10,7 +10,7 @@ import shlex
 from llm_jax.core.table import UserError
 from llm_jax.launch import chips
 from llm_jax.launch.job import Command, Job, Plan, Result, Status, needed
-from llm_jax.run.sections import TpuVm
+from llm_jax.run.targets import TpuVm
 
 REQUIRED = ("project", "zone")
 CODE = ("llm_jax", "configs", "requirements.txt")

@@ -1,1 +1,11 @@
-"""Learners: how a state changes by a batch. Gradient rules compose: accumulate and the like wrap one another."""
+"""Learners: how a state changes by a batch. Gradient rules compose: accumulate and the like wrap one another.
+
+Letters: W workers that learn apart for a while, P fragments of the layers.
+"""
+
+# What brings workers together again: (learning_rate, momentum) -> an optax transformation of the outer gradient.
+OUTER = {
+    "average": "llm_jax.learn.outer:average",
+    "diloco": "llm_jax.learn.outer:diloco",
+    "adam": "llm_jax.learn.outer:adam",
+}

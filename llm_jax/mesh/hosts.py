@@ -1,5 +1,7 @@
 """Processes: who is first, and how each process's rows of a batch become one global array."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -55,6 +57,18 @@ def whole(array: jax.Array) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def here(tree: Any) -> Any:
+    """Return a tree of global arrays as numpy arrays: of one that is split over hosts, what this host holds of it."""
+    return jax.device_get(jax.tree.map(_local, tree))
+
+
+def _local(array: Any) -> Any:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return array
+    pieces = {str(shard.index): shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(piece) for piece in pieces.values()])
 
 
 def to_devices(local: Batch, global_rows: int) -> Batch:

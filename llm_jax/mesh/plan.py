@@ -29,6 +29,8 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     # parameters
     "layer": (STAGE,), "embed": ("fsdp",), "mlp": ("tensor",), "heads": ("tensor",), "kv": ("tensor",), "head": (),
     "vocab": ("tensor",), "expert": ("expert",),
+    # replicas
+    "worker": ("slice",),
     # activations
     "batch": BATCH_AXES, "seq": ("context",), "act_seq": ("context",), "act_embed": (),
     "act_mlp": ("tensor",), "act_heads": ("tensor",), "act_vocab": ("tensor",),
@@ -113,15 +115,12 @@ class Plan:
     @contextmanager
     def active(self) -> Iterator["Plan"]:
         """Make this the plan that `place` and the layers read, and its mesh jax's own."""
-        token = _ACTIVE.set(self)
-        try:
+        with read(self):
             if self.mesh is None:
                 yield self
             else:
                 with jax.set_mesh(self.mesh):
                     yield self
-        finally:
-            _ACTIVE.reset(token)
 
 
 _ACTIVE: ContextVar[Plan | None] = ContextVar("plan", default=None)
@@ -131,6 +130,16 @@ _NOWHERE = Plan()
 def current() -> Plan:
     """Return the active plan; outside of one, the plan of one device in float32."""
     return _ACTIVE.get() or _NOWHERE
+
+
+@contextmanager
+def read(plan: Plan) -> Iterator[None]:
+    """Make `plan` the one that `place` and the layers read; its mesh is jax's own already, or comes to be."""
+    token = _ACTIVE.set(plan)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
 
 
 def mesh_shape(sizes: Mapping[str, int], num_devices: int) -> dict[str, int]:

@@ -120,30 +120,41 @@ def frozen(tx: optax.GradientTransformation, patterns: Sequence[str]) -> optax.G
 
 
 def state_shardings(tx: optax.GradientTransformation, params: Params, shardings: Any, replicated: Sharding) -> Any:
-    """Return the shardings of `tx.init(params)`, for `out_shardings`.
+    """Return the shardings of `tx.init(params)`, for `out_shardings`; see `alike`."""
+    return alike(jax.eval_shape(tx.init, params), params, shardings, replicated)
 
-    A leaf of the state that belongs to a parameter (its path ends in the parameter's) is placed like it, axis by axis;
-    an axis that was averaged away to size 1 is not split. Counts and the like are `replicated`.
+
+def alike(part: Any, params: Params, shardings: Any, replicated: Any, workers: tuple[Any, ...] = ()) -> Any:
+    """Return the shardings of a tree that holds things of the parameters.
+
+    A leaf that belongs to a parameter (its path ends in the parameter's) is placed like it, axis by axis; an axis that
+    was averaged away to size 1 is not split. Counts and the like are `replicated`.
 
     Args:
+        part: the tree, abstract leaves will do.
         params: the parameters, abstract ones will do.
         shardings: a tree of NamedShardings of the same structure.
         replicated: where the rest goes.
+        workers: the entry of a PartitionSpec for the leading axis that every leaf of `part` has beside; () for none.
     """
     shapes = {path: leaf.shape for path, leaf in tree.flatten(params).items()}
     places = tree.flatten(shardings)
 
-    def place(path: str, leaf: Array) -> Sharding:
-        parts = path.split("/")
+    def place(path: str, leaf: Array) -> Any:
+        parts, shape = path.split("/"), leaf.shape[len(workers) :]
         owner = next((s for i in range(len(parts)) if (s := "/".join(parts[i:])) in shapes), None)
-        return _reduced(places[owner], shapes[owner], leaf.shape) or replicated if owner else replicated
+        own: Any = (_reduced(places[owner], shapes[owner], shape) or replicated) if owner else replicated
+        return NamedSharding(own.mesh, PartitionSpec(*workers, *own.spec)) if workers else own
 
-    return tree.map_with_path(place, jax.eval_shape(tx.init, params))
+    return tree.map_with_path(place, part)
 
 
 def _reduced(sharding: Any, whole: tuple[int, ...], shape: tuple[int, ...]) -> Sharding | None:
-    """Return `sharding` without the axes that have shrunk to 1, or None when the shapes do not belong together."""
-    if shape == whole:
+    """Return `sharding` without the axes that have shrunk to 1, or None when the shapes do not belong together.
+
+    Fewer layers than the whole are a fragment of a stack, whose layers no mesh axis splits.
+    """
+    if shape == whole or (shape[1:] == whole[1:] and not (sharding.spec or (None,))[0]):
         return sharding
     if len(shape) != len(whole) or any(n not in (1, m) for n, m in zip(shape, whole, strict=True)):
         return None

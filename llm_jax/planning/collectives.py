@@ -15,7 +15,9 @@ from llm_jax.planning.hlo import Instruction, Program
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
+_MESH = re.compile(
+    r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?\s*\{([^}]*)\}"
+)
 _LIST = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
 
 
@@ -74,8 +76,12 @@ def groups(text: str, devices: int) -> np.ndarray:
         return ids.transpose(order).reshape(shape)
     if found := _MESH.search(text):
         sizes = {name: int(n) for name, n in re.findall(r"'([^']+)'=(\d+)", found[1])}
-        along = re.findall(r"'([^']+)'", found[2])
-        ids = np.arange(math.prod(sizes.values())).reshape(list(sizes.values()))
+        along = re.findall(r"'([^']+)'", found[4])
+        ids = np.arange(math.prod(sizes.values()))
+        if found[2]:
+            ids = ids.reshape([int(n) for n in found[2].split(",")])
+            ids = ids.transpose([int(n) for n in found[3].split(",")] if found[3] else range(ids.ndim))
+        ids = ids.reshape(list(sizes.values()))
         names = list(sizes)
         still = [i for i, n in enumerate(names) if n not in along]
         moved = ids.transpose([*still, *(names.index(n) for n in along)])

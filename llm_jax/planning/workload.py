@@ -14,6 +14,7 @@ from llm_jax.cost import flops
 from llm_jax.mesh import plan as plans
 from llm_jax.planning.topology import Topology
 from llm_jax.run import build, sections
+from llm_jax.run.checks import tokens
 from llm_jax.run.config import Config, construct
 from llm_jax.text.tokenizers import TOKENIZERS
 
@@ -69,7 +70,7 @@ def of(config: Config, topology: Topology) -> Workload:
     built = build.model(config, vocab_size=size)
     declared = built.declarations()
     mesh = plans.mesh_shape(parts.mesh.sizes(), topology.devices)
-    build.check_tokens(parts, mesh, built)
+    tokens.check(parts.mesh, parts.data.seq_len, mesh, built)
     shards = math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES)
     if parts.data.batch_size % (shards * parts.train.microbatches):
         raise UserError(
@@ -138,4 +139,4 @@ def learner_of(config: Config, workload: Workload) -> tuple[Learner, Callable[[p
     transform, _ = build.optimizer(config, 10**9)
     parts = replace(parts, train=replace(parts.train, microbatches=workload.microbatches))
     learner = build.learner(config, parts, model, transform)
-    return learner, lambda plan: build.shardings(plan, model.declarations(), learner, transform)
+    return learner, lambda plan: build.shardings(plan, model.declarations(), learner)

@@ -1,6 +1,5 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +14,23 @@ from llm_jax.core.types import Declaration, GradientRule, Learner, Model, Object
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
-from llm_jax.kernels.context import check_heads
+from llm_jax.data.clients import Rounds
+from llm_jax.learn import OUTER
 from llm_jax.learn.accumulate import accumulate
 from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import gradient, plain
+from llm_jax.learn.local import federated, local
 from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
 from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
-from llm_jax.optim.transform import schedule, state_shardings, transformation
-from llm_jax.run import sections, stages
+from llm_jax.optim.transform import alike, schedule, transformation
+from llm_jax.run import sections
+from llm_jax.run.checks import local as workers
+from llm_jax.run.checks import stages, tokens
 from llm_jax.run.config import Config, construct
+from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
 from llm_jax.text.normalize import normalize
@@ -47,8 +51,9 @@ class Sections:
     mesh: sections.Mesh
     log: sections.Log
     sample: sections.Sample
-    launch: sections.Launch
+    launch: Launch
     export: sections.Export
+    local: sections.Local
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,16 @@ def check(config: Config) -> tuple[Sections, Plan]:
     _check_rows(parts, plan)
     judged = [] if parts.eval.batch_size is None else [parts.eval.batch_size]
     fit.check(plan, built.declarations(), [rows, *judged])
-    check_tokens(parts, {} if plan.mesh is None else plan.mesh.shape, built)
+    tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
+    workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"])
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
     jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in built.declarations().items()}))
+    if parts.local.name != "none":
+        jax.eval_shape(learner(config, parts, built, transform).init, jax.random.key(0))
     if not 0 <= values["seed"] < 1 << 32:
         raise UserError(f"seed={values['seed']} must be at least 0 and below 2^32")
     normalize("", **check_options(normalize, parts.data.normalization, "data.normalization"))
@@ -131,6 +139,8 @@ def _check_rows(parts: Sections, plan: Plan) -> None:
             f"eval.batch_size={judged} does not divide into {plan.batch_shards} shards of the batch; "
             f"try {max(1, round(judged / plan.batch_shards)) * plan.batch_shards}"
         )
+    if parts.local.name != "none":
+        return  # the workers' own check
     rows, batch = parts.train.microbatches * plan.batch_shards, parts.data.batch_size
     if batch % rows:
         near = max(rows, round(batch / rows) * rows)
@@ -138,25 +148,6 @@ def _check_rows(parts: Sections, plan: Plan) -> None:
             f"data.batch_size={batch} does not divide into train.microbatches={parts.train.microbatches} parts over "
             f"{plan.batch_shards} shards of the batch; try {near}"
         )
-
-
-def check_tokens(parts: Sections, shape: Mapping[str, int], built: Model) -> None:
-    """Refuse texts that do not split over a mesh of this shape, and heads that cannot be exchanged for them.
-
-    Raises:
-        UserError: the length or the number that does not divide, and the nearest that does.
-    """
-    context, tensor = shape.get("context", 1), shape.get("tensor", 1)
-    by_heads, between = parts.mesh.context_by == "heads", parts.mesh.sequence_sharded
-    chunks = math.lcm(context if by_heads or context == 1 else 2 * context, context * tensor if between else 1)
-    length = parts.data.seq_len
-    if length % chunks:
-        text = f"mesh.context={context}" + (f" x mesh.tensor={tensor} with mesh.sequence_sharded" if between else "")
-        near = max(1, round(length / chunks)) * chunks
-        raise UserError(f"data.seq_len={length} does not split into {chunks} chunks for {text}; try {near}")
-    heads = getattr(built, "num_heads", None)
-    if by_heads and heads and hasattr(built, "attention"):
-        check_heads(heads if heads % tensor else heads // tensor, context)
 
 
 def model(config: Config, *, vocab_size: int) -> Model:
@@ -197,10 +188,11 @@ def tokenizer(parts: Sections) -> Tokenizer:
 
 def batches(parts: Sections, words: Tokenizer, seed: int) -> Data:
     """Return the loaders of a configuration."""
-    d = parts.data
+    d, w = parts.data, parts.local
+    rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed,
+        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
     )  # fmt: skip
 
 
@@ -225,7 +217,7 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
     taught = learner(config, parts, built, transform)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught, transform),
+        shardings(plan, built.declarations(), taught),
     )  # fmt: skip
 
 
@@ -233,7 +225,20 @@ def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Le
     """Return the learner of a configuration."""
     rule: GradientRule = accumulate(plain(built, objective(config)), parts.train.microbatches)
     taught = gradient(rule, built.init, transform)
+    if parts.local.name != "none":
+        taught = _apart(taught, parts.local, clients=parts.data.federated)
     return taught if parts.train.ema is None else ema(taught, parts.train.ema)
+
+
+def _apart(taught: Learner, section: sections.Local, *, clients: bool) -> Learner:
+    given = {"learning_rate": section.learning_rate, "momentum": section.momentum}
+    outer = lookup(OUTER, section.name, "local.name")(**{k: v for k, v in given.items() if v is not None})
+    if clients:
+        return federated(taught, section.workers, section.every, outer)
+    return local(
+        taught, section.workers, section.every, outer,
+        fragments=section.fragments, overlap=section.overlap, mixing=section.kept,
+    )  # fmt: skip
 
 
 def check_vocabulary(size: int | None, words: Tokenizer) -> None:
@@ -245,7 +250,7 @@ def check_vocabulary(size: int | None, words: Tokenizer) -> None:
         )
 
 
-def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner, transform: Any) -> Any:
+def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner) -> Any:
     """Return the shardings of a learner's state: parameters by their declarations, and what is kept of them."""
     if plan.mesh is None:
         return None
@@ -254,9 +259,10 @@ def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner,
     params, kept = (tree.unflatten(dict(of(declared))) for of in (plan.shardings, plan.state_shardings))
 
     def like(part: Any) -> Any:
-        return kept if tree.flatten(part).keys() == declared.keys() else replicated
+        over = tuple(plan.spec(("worker",))) if isinstance(part, State) else ()
+        return alike(part, abstract.params, kept, replicated, over)
 
     return State(
-        step=replicated, params=params, opt=state_shardings(transform, abstract.params, kept, replicated),
-        key=replicated, extra={k: like(v) for k, v in abstract.extra.items()},
+        step=replicated, params=params, opt=like(abstract.opt), key=replicated,
+        extra={k: like(v) for k, v in abstract.extra.items()},
     )  # fmt: skip

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Mapping
 
-import jax
+import numpy as np
 
 from llm_jax.core.types import Mean, Stats
+from llm_jax.mesh import hosts
 
 
 class Meter:
@@ -18,9 +19,10 @@ class Meter:
 
     def add(self, stats: Stats) -> None:
         """Add a step, waiting until it is done. The first one, mostly compiling, has no part in the pace."""
-        for name, mean in jax.device_get(stats).items():
+        for name, mean in hosts.here(stats).items():
+            new = Mean(float(np.sum(mean.total)), float(np.sum(mean.weight)))  # over workers, where they learn apart
             old = self._sums.get(name)
-            self._sums[name] = Mean(float(mean.total), float(mean.weight)) if old is None else _add(old, mean)
+            self._sums[name] = new if old is None else _add(old, new)
         self._steps += self._since is not None
         self._since = self._since or time.perf_counter()
 
@@ -50,4 +52,4 @@ class Meter:
 
 
 def _add(old: Mean, new: Mean) -> Mean:
-    return Mean(old.total + float(new.total), old.weight + float(new.weight))
+    return Mean(old.total + new.total, old.weight + new.weight)

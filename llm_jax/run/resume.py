@@ -7,19 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from llm_jax import __version__
 from llm_jax.core import durations
 from llm_jax.core.table import UserError
 from llm_jax.core.types import State
+from llm_jax.learn.begin import begun
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.config import Config, differences
@@ -195,8 +194,7 @@ def begun_from(new: State, source: str | None) -> State:
         return new
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), new.params)
     params = open_run(source).params(abstract=placed)
-    averages = {k: jax.tree.map(jnp.copy, params) for k in new.extra if k == "ema"}
-    return replace(new, params=params, extra={**new.extra, **averages})
+    return begun(new, params)
 
 
 def abstract_state(run: Run) -> State:

@@ -4,13 +4,15 @@
 `name` chooses. None means "derived", and `describe` prints what from.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llm_jax.core import checks, durations
-from llm_jax.core.table import UserError
+from llm_jax.core.table import UserError, choices
 from llm_jax.decode.filters import Sampling
+from llm_jax.learn import OUTER
 from llm_jax.mesh.plan import AXES
+from llm_jax.run.targets import Launch
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,8 @@ class Data:
     source: a key of data.SOURCES, with its options; or mixture: a list of {"source", "options", "weight"}.
     normalization: the options of text.normalize. tokenizer: {"name": a key of text.TOKENIZERS, and its options}.
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
+    clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
+    regular expression, which matches the client's name in a document's. None: no clients.
     """
 
     source: str | None = None
@@ -30,13 +34,23 @@ class Data:
     packing: str = "concatenate"
     batch_size: int = 8
     seq_len: int = 256
+    clients: int | None = None
+    client_pattern: str | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
+        checks.positive("data", clients=self.clients)
+        if self.clients is not None and self.client_pattern is not None:
+            raise UserError("data.clients and data.client_pattern are two ways to find the clients; give one")
         if (self.source is None) == (self.mixture is None):
             raise UserError("data needs exactly one of data.source and data.mixture")
         if not isinstance(self.tokenizer.get("name"), str):
             raise UserError('data.tokenizer needs a name, such as {"name": "bpe", "vocab_size": 4096}')
+
+    @property
+    def federated(self) -> bool:
+        """Whether documents belong to clients."""
+        return self.clients is not None or self.client_pattern is not None
 
 
 @dataclass(frozen=True)
@@ -188,91 +202,49 @@ class Export:
 
 @dataclass(frozen=True)
 class Local:
-    """This machine: how many processes, and how many CPU devices each simulates (None: one)."""
+    """Workers that learn apart and meet now and then (`learn.local`), on the mesh axes of the logical axis `worker`.
 
-    ranks: int = 1
-    devices: int | None = None
+    name: a key of learn.OUTER, or "none". workers: into how many the rows of a batch are shared; with `data.clients`
+    the clients of a round. every: steps from one meeting to the next. learning_rate, momentum: of the outer optimizer,
+    None for its own. fragments: of the layers, which meet in turn. overlap: steps from a mean to its use. mixing: the
+    share of its own parameters that a worker keeps there, None for 0 without overlap and 0.5 with it.
+    """
+
+    name: str = "none"
+    workers: int = 1
+    every: int = 1
+    learning_rate: float | None = None
+    momentum: float | None = None
+    fragments: int = 1
+    overlap: int = 0
+    mixing: float | None = None
 
     def __post_init__(self) -> None:
-        checks.positive("launch.local", ranks=self.ranks, devices=self.devices)
+        checks.positive("local", workers=self.workers, every=self.every, fragments=self.fragments)
+        checks.non_negative("local", overlap=self.overlap, learning_rate=self.learning_rate)
+        checks.fraction("local", mixing=self.mixing, momentum=self.momentum)
+        given = [f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]
+        if self.name == "none" and given:
+            value = getattr(self, given[0])
+            raise UserError(f"local.{given[0]}={value!r} needs local.name, one of: {choices(OUTER)}")
+        if self.fragments > self.every:
+            raise UserError(
+                f"local.fragments={self.fragments} cannot meet in turn within local.every={self.every} steps; "
+                f"try local.fragments={self.every}"
+            )
+        if self.overlap >= self.every:
+            raise UserError(
+                f"local.overlap={self.overlap} must be below local.every={self.every}: "
+                "a mean is used before the next one is made"
+            )
 
-
-@dataclass(frozen=True)
-class Slurm:
-    """A batch job: `man sbatch` has the words. python: the interpreter on the nodes, with this package's environment.
-
-    nodes and gpus_per_node: without a GPU topology. tasks_per_node: by default one for each GPU. directory: that the
-    job runs in, with the code; by default the one that it is submitted from.
-    """
-
-    partition: str | None = None
-    nodes: int | None = None
-    account: str | None = None
-    time: str | None = None
-    gpus_per_node: int = 0
-    tasks_per_node: int | None = None
-    cpus_per_task: int | None = None
-    directory: str | None = None
-    python: str = "python"
-
-    def __post_init__(self) -> None:
-        numbers = {"nodes": self.nodes, "tasks_per_node": self.tasks_per_node, "cpus_per_task": self.cpus_per_task}
-        checks.positive("launch.slurm", **numbers)
-        checks.non_negative("launch.slurm", gpus_per_node=self.gpus_per_node)
-
-
-@dataclass(frozen=True)
-class TpuVm:
-    """TPU VMs of a project in a zone. keep: leave them, and their bill, when training has ended.
-
-    runtime: the software of the hosts (None: what goes with the chips).
-    """
-
-    project: str | None = None
-    zone: str | None = None
-    runtime: str | None = None
-    network: str | None = None
-    service_account: str | None = None
-    spot: bool = False
-    reserved: bool = False
-    keep: bool = False
-
-
-@dataclass(frozen=True)
-class Gke:
-    """A cluster of Kubernetes with JobSet. image: has this package as its working directory.
-
-    context: of kubectl (None: the current one). queue: of Kueue. priority: a priority class.
-    """
-
-    image: str | None = None
-    namespace: str = "default"
-    context: str | None = None
-    queue: str | None = None
-    priority: str | None = None
-    service_account: str | None = None
-    spot: bool = False
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How the run is started: with huge pages for malloc on Linux CPUs, or not; and what each target of `launch` needs.
-
-    restarts: how often it is started again after a preemption or a crash.
-    """
-
-    huge_pages: bool = True
-    restarts: int = 10
-    local: Local = field(default_factory=Local)
-    slurm: Slurm = field(default_factory=Slurm)
-    tpu_vm: TpuVm = field(default_factory=TpuVm)
-    gke: Gke = field(default_factory=Gke)
-
-    def __post_init__(self) -> None:
-        checks.non_negative("launch", restarts=self.restarts)
+    @property
+    def kept(self) -> float:
+        """The share of its own parameters that a worker keeps."""
+        return self.mixing if self.mixing is not None else 0.5 if self.overlap else 0.0
 
 
 SECTIONS = {
     "data": Data, "train": Train, "eval": Eval, "checkpoint": Checkpoint, "mesh": Mesh, "log": Log, "sample": Sample,
-    "launch": Launch, "export": Export,
+    "launch": Launch, "export": Export, "local": Local,
 }  # fmt: skip

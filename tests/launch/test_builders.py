@@ -16,7 +16,7 @@ from llm_jax.cli import launch, main
 from llm_jax.core.table import UserError
 from llm_jax.launch import chips, gke, local, slurm, tpu_vm
 from llm_jax.launch.job import Job, Slices, named
-from llm_jax.run import sections
+from llm_jax.run import targets
 
 ROOT = Path(__file__).parents[2]
 PODS = sorted((ROOT / "configs" / "pods").glob("*.py"))
@@ -29,8 +29,8 @@ HOSTILE = [
     "*", "~", "$HOME", "x' ; touch pwned ; '", "\\", "ü ×", "{restarts}", "%s", "#x", "x\nEND\ntouch pwned",
 ]  # fmt: skip
 JOB = Job("run-1", "configs/x.py", "gs://bucket/run", ("--config.seed=3",), Slices("v5e", (4, 4)), restarts=4)
-TPU, GKE = sections.TpuVm(project="project-1", zone="us-east5-b"), sections.Gke(image="registry/image:1")
-SLURM = sections.Slurm(partition="gpu", nodes=2)
+TPU, GKE = targets.TpuVm(project="project-1", zone="us-east5-b"), targets.Gke(image="registry/image:1")
+SLURM = targets.Slurm(partition="gpu", nodes=2)
 
 
 def options(words):
@@ -106,18 +106,18 @@ def test_the_schema_refuses_a_spoilt_manifest(spoil):
 
 
 def test_every_setting_of_every_target_finds_its_place_and_passes():
-    full = sections.Gke("image", "space", "context", "queue", "high", "account", True)
+    full = targets.Gke("image", "space", "context", "queue", "high", "account", True)
     document = gke.manifest(JOB, full)
     SCHEMAS["jobset"].validate(document)
     text = json.dumps([document, gke.plan(JOB, full).status.argv])
     assert all(str(v) in text for v in ("space", "context", "queue", "high", "account", "gke-spot"))
-    vm = sections.TpuVm("project-1", "us-east5-b", None, "net", "account@x", spot=True)
+    vm = targets.TpuVm("project-1", "us-east5-b", None, "net", "account@x", spot=True)
     create = tpu_vm.plan(JOB, vm).submit.argv
     SCHEMAS["queued_resources"].validate(options(create))
     assert {"--spot", "--network=net", "--service-account=account@x"} <= set(create)
     batch = slurm.script(
         dataclasses.replace(JOB, slices=None),
-        sections.Slurm("gpu", 3, "me", "1-12:00:00", 4, 2, 8, "/code", "/venv/python"),
+        targets.Slurm("gpu", 3, "me", "1-12:00:00", 4, 2, 8, "/code", "/venv/python"),
     )  # fmt: skip
     SCHEMAS["sbatch"].validate(head(batch))
     assert head(batch)["--nodes"] == "3" and head(batch)["--gpus-per-node"] == "4" and "/venv/python -m" in batch
@@ -188,7 +188,7 @@ def test_no_shell_makes_anything_of_what_a_user_gives(text, tmp_path, monkeypatc
     pod = gke.manifest(job, GKE)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert json.loads(gke.plan(job, GKE).submit.stdin) == gke.manifest(job, GKE)
     assert pod["containers"][0]["command"][1:] == list(wanted)
-    assert local.commands(dataclasses.replace(job, slices=None), sections.Local())[0].argv[1:] == wanted
+    assert local.commands(dataclasses.replace(job, slices=None), targets.Local())[0].argv[1:] == wanted
 
 
 @pytest.mark.parametrize("text", [*HOSTILE, "", "-x", "x-", "Upper", "1x", "x" * 41, "../x"])

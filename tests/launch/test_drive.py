@@ -11,7 +11,7 @@ from llm_jax.cli import launch, main
 from llm_jax.launch import execute, slurm, tpu_vm
 from llm_jax.launch.execute import Patience
 from llm_jax.launch.job import Command, Job
-from llm_jax.run import sections
+from llm_jax.run import targets
 
 FAKE = """#!/bin/sh
 # The n-th call of `program verb` does what the file program-verb.n says, or the last one before it.
@@ -250,7 +250,7 @@ def test_the_batch_script_requeues_itself_after_what_may_go_better_next_time(cod
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RECORD": str(tmp_path / "got"), "SLURM_JOB_ID": "7"}
     env |= {"SLURM_RESTART_COUNT": str(restarts)} if restarts else {}
     job = Job("job", "c.py", "/w", restarts=4)
-    script = slurm.script(job, sections.Slurm(partition="gpu", nodes=1))
+    script = slurm.script(job, targets.Slurm(partition="gpu", nodes=1))
     assert subprocess.run(["bash"], input=script, text=True, env=env, capture_output=True).returncode == code
     assert (tmp_path / "got").exists() == requeued
     assert not requeued or (tmp_path / "got").read_text() == "requeue 7\n"

@@ -19,7 +19,7 @@ from llm_jax.mesh.hosts import to_devices
 from llm_jax.mesh.pipeline import Flow
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.stack import stack
-from llm_jax.run import stages
+from llm_jax.run.checks import stages
 
 rng = np.random.default_rng(6)
 ROWS, T = 16, 10

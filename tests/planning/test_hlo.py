@@ -82,6 +82,8 @@ def test_a_slice_of_a_stack_of_layers_reads_a_layer():
         ("replica_groups=[2,4]<=[8]", ("fsdp",)),
         ("replica_groups=mesh['x'=2,'y'=4] {'x'}", ("data",)),
         ("replica_groups=mesh['x'=2,'y'=4] {'x','y'}", ("data", "fsdp")),
+        ("replica_groups=mesh['x'=4,'y'=2], device_ids=([2,4]T(1,0)) {'x'}", ("fsdp",)),
+        ("replica_groups=mesh['x'=2,'y'=4], device_ids=([8]) {'x'}", ("data",)),
         ("source_target_pairs={{0,1},{1,2},{2,3},{3,0}}", ("fsdp",)),
         ("replica_groups={}", ("data", "fsdp")),
     ],
