@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from llm_jax.mesh import plan
+from llm_jax.mesh import place, plan
 
 Head = Callable[[Array], Array]
 
@@ -65,13 +67,35 @@ def chunked(
 ) -> TokenLoss:
     """Return what `plain` returns; logits of `chunk` tokens at a time exist, and are made again for the gradient.
 
-    A chunk is some positions of every row, so that on a mesh each device keeps to its own rows.
+    On a mesh each device goes through its own tokens. The gradient of a head that names its parameters
+    (`jax.tree_util.Partial`) is then summed over devices once; of any other head, once a chunk.
     """
+    spec = place.spec("batch", "seq", shape=targets.shape) if targets.ndim == 2 else None
+    axes = place.axes_of(spec)
+    if not (axes and isinstance(head, Partial)):
+        return _by_chunks(head, hidden, targets, smoothing, chunk * plan.current().batch_shards)
+    leaves, structure = jax.tree.flatten(head)
+
+    def local(leaves: list[Array], hidden: Array, targets: Array) -> TokenLoss:
+        # Each device's own copy from here on: its gradient grows in float32 over the chunks, and is summed at the end.
+        wide = [jax.lax.pcast(x, axes, to="varying").astype(jnp.float32) for x in leaves]
+
+        def scores(h: Array) -> Array:
+            return jax.tree.unflatten(structure, [x.astype(y.dtype) for x, y in zip(wide, leaves, strict=True)])(h)
+
+        return _by_chunks(scores, hidden, targets, smoothing, chunk)
+
+    island = jax.shard_map(local, in_specs=(P(), spec, spec), out_specs=spec, axis_names=set(axes))
+    names = ("batch", "seq", None)
+    return island(leaves, place.place(hidden, *names), place.place(targets, *names[:2]))
+
+
+def _by_chunks(head: Head, hidden: Array, targets: Array, smoothing: float, tokens: int) -> TokenLoss:
+    """A chunk is some positions of every row, so that on a mesh each device keeps to its own rows."""
     *rows, T = targets.shape
-    shards = plan.current().batch_shards
-    if math.prod(targets.shape) <= chunk * shards:
+    if math.prod(targets.shape) <= tokens:
         return plain(head, hidden, targets, smoothing=smoothing)
-    width = min(T, max(1, chunk * shards // math.prod(rows)))
+    width = min(T, max(1, tokens // math.prod(rows)))
     chunks, axis = math.ceil(T / width), len(rows)
 
     def split(x: Array) -> Array:

@@ -26,12 +26,22 @@ def place(x: Array, *names: str | None) -> Array:
     active = plan.current()
     if active.mesh is None:
         return x
-    mesh = get_abstract_mesh()
-    manual = {a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual}
-    wanted = P(*(_without(entry, manual) for entry in active.spec(names, x.shape)))
+    mesh, wanted = get_abstract_mesh(), _outside(active.spec(names, x.shape))
     if AxisType.Explicit in mesh.axis_types:
         return reshard(x, wanted)
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
+
+
+def axes_of(wanted: P | None) -> tuple[str, ...]:
+    """Return the mesh axes that a PartitionSpec names."""
+    return tuple(a for entry in wanted or () for a in ((entry,) if isinstance(entry, str) else entry or ()))
+
+
+def _outside(wanted: P) -> P:
+    """Leave out the manual axes of `shard_map`, whose part is already cut."""
+    mesh = get_abstract_mesh()
+    manual = {a for a, t in zip(mesh.axis_names, mesh.axis_types, strict=True) if t == AxisType.Manual}
+    return P(*(_without(entry, manual) for entry in wanted))
 
 
 def _without(entry: Any, manual: set[str]) -> Any:
@@ -44,7 +54,7 @@ def explicit(*names: str | None, shape: tuple[int, ...] | None = None) -> P | No
     """Return the `out_sharding` of a contraction: only Explicit axes want one."""
     if plan.current().mesh is None or AxisType.Explicit not in get_abstract_mesh().axis_types:
         return None
-    return spec(*names, shape=shape)
+    return _outside(plan.current().spec(names, shape))
 
 
 def gathered(x: Array, axes: tuple[str | None, ...], *, exact: bool = False) -> Array:

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from llm_jax.core import checks, keys
 from llm_jax.core.table import UserError
@@ -132,7 +133,7 @@ def _forward(
     x, cache = stack(layer, params["blocks"], x, cache)
     hidden = RmsNorm(model.norm_eps).apply({"params": params["final_norm"]}, x)
     head: Any = table if model.tied else _table(model).apply({"params": params["head"]})
-    return Outputs(hidden, lambda h: logits(h, head)), cache and cache.advance(where.real())
+    return Outputs(hidden, Partial(logits, table=head)), cache and cache.advance(where.real())
 
 
 def _table(model: Family) -> Table:
