@@ -79,7 +79,7 @@ def _run(folder: Path, topology: Topology, timeout: float) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"the compiler did not end within {timeout:.0f} s; give --analytic, or a longer --timeout"
+            f"the compiler did not end within {timeout:g} s; give --analytic, or a longer --timeout"
         ) from None
     if not (folder / "answer.json").is_file():
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

@@ -76,7 +76,7 @@ def of(config: Config, topology: Topology) -> Workload:
     if parts.data.batch_size % (shards * parts.train.microbatches):
         raise UserError(
             f"data.batch_size={parts.data.batch_size} does not divide into train.microbatches="
-            f"{parts.train.microbatches} over {shards} shards of the batch; try {shards * parts.train.microbatches}"
+            f"{parts.train.microbatches} over {shards} shards of the batch; try {_nearest(parts, shards)}"
         )
     length, batch = parts.data.seq_len, parts.data.batch_size
     per_token = {causal: flops.per_token(declared, length, causal=causal) for causal in (True, False)}
@@ -106,6 +106,11 @@ def of(config: Config, topology: Topology) -> Workload:
         pipeline_microbatches=mesh_options.get("pipeline_microbatches"),
         pipeline_repeats=mesh_options.get("pipeline_repeats", 1),
     )  # fmt: skip
+
+
+def _nearest(parts: build.Sections, shards: int) -> int:
+    unit = shards * parts.train.microbatches
+    return unit * max(1, round(parts.data.batch_size / unit))
 
 
 def parts_of(config: Config) -> build.Sections:
