@@ -41,8 +41,11 @@ def test_copies_of_parameters_sum_their_gradients():
 @pytest.mark.parametrize(("remat", "sums"), [("none", 4), ("full", 5)])
 def test_tensor_sums_activations_four_times_a_layer_and_once_more_where_they_are_made_again(remat, sums):
     w = replace(on(data=2, tensor=4), remat=remat)
-    one = TOKENS / 2 * WIDTH * 2
-    assert sent(w, "tensor") == {"all-reduce": (sums * LAYERS + 1) * one * 2 * 3 / 4}
+    whole = TOKENS / 2 * WIDTH * (sums * LAYERS * 2 + 4)  # the head's sum is float32
+    table = 1000 * WIDTH * 2
+    assert sent(w, "tensor") == {
+        "all-reduce": whole * 2 * 3 / 4, "all-gather": table * 3 / 4, "reduce-scatter": table * 3 / 4,
+    }  # fmt: skip
 
 
 def test_a_ring_passes_keys_once_forwards_and_with_their_gradients_backwards():

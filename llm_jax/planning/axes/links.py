@@ -35,11 +35,15 @@ def fsdp(w: Workload) -> list[Traffic]:
 def tensor(w: Workload) -> list[Traffic]:
     """Two sums of activations a layer forwards, two backwards, one more where the layer is computed again.
 
-    What is computed again stops at the last product: its sum is nobody's input. The head adds one, of its inputs'
-    gradients.
+    What is computed again stops at the last product: its sum is nobody's input. The head adds a float32 one, of its
+    inputs' gradients; the table of embeddings is gathered along the vocabulary, and its gradient scattered.
     """
-    sums = w.layers * (4 + (RECOMPUTED[w.remat] == 1)) + 1
-    return [_row("all-reduce", "tensor", sums * tokens(w) * w.width * item(w), w)]
+    sums = item(w) * w.layers * (4 + (RECOMPUTED[w.remat] == 1)) + 4
+    table = item(w) * w.vocab_size * w.width
+    return [
+        _row("all-reduce", "tensor", sums * tokens(w) * w.width, w), _row("all-gather", "tensor", table, w),
+        _row("reduce-scatter", "tensor", table / size(w, SHARDED), w),
+    ]  # fmt: skip
 
 
 def context(w: Workload) -> list[Traffic]:
