@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_jax.planning.hlo import Instruction, Program, called
+from llm_jax.planning.hlo import Instruction, Program, called, type_bytes
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 SCATTERED = {"all-reduce-scatter": "reduce-scatter"}  # its all-reduce has the whole as its result
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}")
 _LIST = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Traffic:
 
 
 def traffic(program: Program, mesh: Mapping[str, int]) -> list[Traffic]:
-    """Return the collectives of a step, summed by kind and mesh axes, most bytes first."""
+    """Return the collectives of a step, summed by kind and mesh axes, most bytes first.
+
+    Between slices TPUs hand what is to be summed to their hosts: a `send` that names the collective.
+    """
     found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
     for line, kind, times in occurrences(program):
         members = groups(line.rest, math.prod(mesh.values()))
@@ -45,6 +49,14 @@ def traffic(program: Program, mesh: Mapping[str, int]) -> list[Traffic]:
         entry[0] += times
         entry[1] += times * whole
         entry[2] += times * sent(kind, whole, size)
+    for line, times in program.lines():
+        between = _BETWEEN.search(line.rest) if line.op == "send" else None
+        if between:
+            kind, whole = between[1].lower().replace("_", "-"), type_bytes(line.result.split(", u32[]")[0])
+            entry = found.setdefault((kind, ("slice",)), [0, 0.0, 0.0])
+            entry[0] += times
+            entry[1] += times * whole
+            entry[2] += times * sent(kind, whole, mesh["slice"])
     rows = [Traffic(kind, axes, int(n), whole, out) for (kind, axes), (n, whole, out) in found.items()]
     return sorted(rows, key=lambda row: -row.sent)
 

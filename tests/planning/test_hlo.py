@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.planning import collectives, hlo
+from llm_jax.planning import aot, collectives, hlo
 
 TPU = """HloModule jit_step, is_scheduled=true
 
@@ -129,6 +129,22 @@ def test_collectives_within_fusions_are_counted_once_a_channel():
     assert (gather.kind, gather.axes, gather.count) == ("all-gather", ("fsdp",), 1)
     assert scatter.whole == gather.whole == 64 * 128 * 2
     assert scatter.sent == gather.sent == gather.whole * 3 / 4
+
+
+def test_what_is_summed_between_slices_crosses_their_network():
+    text = """ENTRY %main (x: bf16[32,8]) -> bf16[32,8] {
+  %x = bf16[32,8]{1,0} parameter(0)
+  %s = (bf16[32,8]{1,0}, u32[], token[]) send(%x, %t), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+}"""
+    (row,) = collectives.traffic(hlo.parse(text), {"slice": 2, "fsdp": 16})
+    assert (row.kind, row.axes, row.whole, row.sent) == ("all-reduce", ("slice",), 512, 512)
+
+
+def test_a_compiler_that_died_is_quoted_not_its_stack():
+    text = "W0 noise\nF1124 20:43:24.3 1604 alias.cc:135] Check failed: a == b\n*** stack\n    @ 0x7f main"
+    assert aot.last_words(text) == "Check failed: a == b"
+    assert aot.last_words("one\ntwo") == "two"
 
 
 def test_a_slice_of_a_stack_of_layers_reads_a_layer():
