@@ -76,13 +76,14 @@ families: $(ORACLES)
 meshes: $(DEV)
 	$(BIN)/python -m benchmarks.meshes --out=benchmarks/MESHES.md
 
-bench: $(ORACLES)
+bench: $(ORACLES) $(PLAN)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.decoding --torch_python=$(BIN)/python --out=benchmarks/DECODING.md
 	$(BIN)/python -m benchmarks.compiling > benchmarks/COMPILING.md
 	$(BIN)/python -m benchmarks.importing "$$($(BIN)/python -m llm_jax fetch smollm2)" --out=benchmarks/IMPORTING.md
 	$(BIN)/python -m benchmarks.encoding > benchmarks/ENCODING.md
 	$(BIN)/python -m benchmarks.planning > benchmarks/PLANNING.md
+	$(BIN)/python -m benchmarks.planning --compile=configs/pods/llama3_70b.py >> benchmarks/PLANNING.md
 
 format: $(DEV)
 	$(BIN)/ruff format llm_jax configs tests benchmarks

@@ -21,6 +21,8 @@ def run(arguments: Sequence[str]) -> int:
     from llm_jax.planning import estimate, report, topology, workload
     from llm_jax.run.config import load_recipe, resolve
 
+    if flags.plot:
+        report.check_plot()
     chosen = topology.parse(flags.topology, flags.slices)
     config = resolve(load_recipe(flags.config), overrides)
     w = workload.of(config, chosen)

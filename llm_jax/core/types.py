@@ -73,7 +73,8 @@ class Outputs:
     """What a model returns for a batch.
 
     hidden: [B,T,D] before the output head.
-    head: hidden [..., D] -> float32 logits [..., V], soft-caps included; chunked losses call it themselves.
+    head: hidden [..., D] -> float32 logits [..., V], soft-caps included; chunked losses call it themselves. A
+        `jax.tree_util.Partial` over its parameters, so that a mesh can sum their gradients once.
     aux: whatever the model adds to the loss or the log (router balance, KL).
     extras: on request (pooled states, attention maps).
     """

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from jax.tree_util import Partial
 from jaxtyping import Array, Float, Int
 
-from llm_jax.mesh import plan
+from llm_jax.mesh import place, plan
 
 Head = Callable[[Array], Array]
 
@@ -66,15 +68,37 @@ def chunked(
     """Return what `plain` returns; logits of `chunk` tokens at a time exist, and are made again for the gradient.
 
     A chunk is some positions of every row and of every part of its length, so that on a mesh each device keeps to its
-    own tokens.
+    own tokens. The gradient of a head that names its parameters (`jax.tree_util.Partial`) is there summed over devices
+    once; of any other head, once a chunk.
     """
+    spec = place.spec("batch", "seq", shape=targets.shape) if targets.ndim == 2 else None
+    axes = tuple(a for entry in spec or () for a in place.axes_of(entry))
+    if not (axes and isinstance(head, Partial)):
+        parts = plan.current().shards("seq", targets.shape[-1])
+        return _by_chunks(head, hidden, targets, smoothing, chunk * plan.current().batch_shards * parts, parts)
+    leaves, structure = jax.tree.flatten(head)
+
+    def local(leaves: list[Array], hidden: Array, targets: Array) -> TokenLoss:
+        # Each device's own copy from here on: its gradient grows in float32 over the chunks, and is summed at the end.
+        wide = [jax.lax.pcast(x, axes, to="varying").astype(jnp.float32) for x in leaves]
+
+        def scores(h: Array) -> Array:
+            return jax.tree.unflatten(structure, [x.astype(y.dtype) for x, y in zip(wide, leaves, strict=True)])(h)
+
+        return _by_chunks(scores, hidden, targets, smoothing, chunk, 1)
+
+    island = jax.shard_map(local, in_specs=(P(), spec, spec), out_specs=spec, axis_names=set(axes))
+    names = ("batch", "seq", None)
+    return island(leaves, place.place(hidden, *names), place.place(targets, *names[:2]))
+
+
+def _by_chunks(head: Head, hidden: Array, targets: Array, smoothing: float, tokens: int, parts: int) -> TokenLoss:
+    """Go through `tokens` at a time: some positions of every row and of each of the `parts` of its length."""
     *rows, T = targets.shape
-    parts = plan.current().shards("seq", T)
-    shards = plan.current().batch_shards * parts
-    if math.prod(targets.shape) <= chunk * shards:
+    if math.prod(targets.shape) <= tokens:
         return plain(head, hidden, targets, smoothing=smoothing)
     length, axis = T // parts, len(rows) + 1
-    width = min(length, max(1, chunk * shards // math.prod(rows) // parts))
+    width = min(length, max(1, tokens // math.prod(rows) // parts))
     chunks = math.ceil(length / width)
 
     def split(x: Array) -> Array:

@@ -3,6 +3,7 @@
 With no mesh it is the identity, so that a unit test needs none. Inside `shard_map` the manual axes are left out.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,7 +58,25 @@ def explicit(*names: str | None, shape: tuple[int, ...] | None = None) -> P | No
 def gathered(x: Array, axes: tuple[str | None, ...], *, exact: bool = False) -> Array:
     """Return a parameter as it is used: in the compute dtype or `exact`, whole along `embed` (ZeRO-3's gather)."""
     used = x if exact else jnp.asarray(x, plan.current().compute_dtype)
-    return place(used, *(None if a == "embed" else a for a in axes))
+    return spread(used, tuple(None if a == "embed" else a for a in axes), axes)
+
+
+def spread(x: Array, used: tuple[str | None, ...], stored: tuple[str | None, ...]) -> Array:
+    """Lay a parameter out by `used`, and its gradient by `stored`: scattered where it is made, not summed whole."""
+    if used == stored or plan.current().mesh is None or AxisType.Explicit in get_abstract_mesh().axis_types:
+        return place(x, *used)  # Explicit axes scatter by their types
+    return _spread(x, used, stored)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _spread(x: Array, used: tuple[str | None, ...], stored: tuple[str | None, ...]) -> Array:
+    return place(x, *used)
+
+
+_spread.defvjp(
+    lambda x, used, stored: (place(x, *used), None),
+    lambda used, stored, _, dy: (place(dy, *stored),),
+)
 
 
 def batch_sharding(batch: Batch) -> dict[str, NamedSharding | None]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from llm_jax.core import keys
@@ -76,7 +77,7 @@ class Layers:
         x, carried = through(self.kinds, layer, params, x, where, carried, key, whole=whole)
         hidden: Any = self.norm.apply({"params": params["final_norm"]}, x)
         head: Any = table if self.tied else self._table().apply({"params": params["head"]})
-        return hidden, lambda h: self._capped(logits(h, head)), carried
+        return hidden, Partial(self._scores, table=head), carried
 
     def forward(
         self, params: Params, batch: Batch, where: Context, cache: Cache = None, key: Key | None = None
@@ -86,7 +87,8 @@ class Layers:
         hidden, head, cache = self.read(params, batch, where, carried, key, whole=cache is None)
         return Outputs(hidden, head), cache and cache.advance(where.real())
 
-    def _capped(self, scores: Array) -> Array:
+    def _scores(self, hidden: Array, table: Array) -> Array:
+        scores = logits(hidden, table)
         return scores if self.softcap is None else self.softcap * jnp.tanh(scores / self.softcap)
 
     def _table(self) -> Table:

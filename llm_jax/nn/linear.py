@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from llm_jax.kernels import quantized
 from llm_jax.mesh import plan
-from llm_jax.mesh.place import explicit, place
+from llm_jax.mesh.place import explicit, place, spread
 
 FEW = 8  # rows: one token each of a small batch
 
@@ -56,7 +56,7 @@ def whole_texts(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
 
 def embed(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
     """Return the rows of `table`; on a mesh the table is first made whole along the vocabulary."""
-    whole = place(table, None, None)
+    whole = spread(table, (None, None), (None, "embed"))
     names = ("batch", "act_seq", "act_embed")
     sharding = explicit(*names, shape=(*tokens.shape, table.shape[-1]))
     rows = whole[tokens] if sharding is None else whole.at[tokens].get(out_sharding=sharding)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -79,11 +80,19 @@ def _run(folder: Path, topology: Topology, timeout: float) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         raise UserError(
-            f"the compiler did not end within {timeout:.0f} s; give --analytic, or a longer --timeout"
+            f"the compiler did not end within {timeout:g} s; give --analytic, or a longer --timeout"
         ) from None
     if not (folder / "answer.json").is_file():
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"the compiler ended with {done.returncode}: {last}; give --analytic for formulas")
+        raise UserError(
+            f"the compiler ended with {done.returncode}: {last_words(done.stderr)}; give --analytic for formulas"
+        )
+
+
+def last_words(text: str) -> str:
+    """Return the line that says why a compiler died: the fatal one, before its stack, else the last."""
+    lines = [line.strip() for line in text.strip().splitlines()] or ["no message"]
+    fatal = [line.partition("] ")[2] for line in lines if re.match(r"F\d{4} ", line)]
+    return next((line for line in fatal if line), lines[-1])
 
 
 def _code() -> str:

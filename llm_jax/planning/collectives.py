@@ -6,19 +6,21 @@ twice that (a ring each, Patarasuk & Yuan 2009), of a permutation all of it.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from llm_jax.planning.hlo import Instruction, Program
+from llm_jax.planning.hlo import Instruction, Program, called, type_bytes
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
+SCATTERED = {"all-reduce-scatter": "reduce-scatter"}  # its all-reduce has the whole as its result
 _IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 _MESH = re.compile(
     r"replica_groups=mesh\[([^\]]*)\](?:,\s*device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?\s*\{([^}]*)\}"
 )
 _LIST = re.compile(r"(?:replica_groups|source_target_pairs)=\{((?:\{[\d,]*\},?)*)\}")
+_BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -33,23 +35,53 @@ class Traffic:
 
 
 def traffic(program: Program, mesh: Mapping[str, int]) -> list[Traffic]:
-    """Return the collectives of a step, summed by kind and mesh axes, most bytes first."""
+    """Return the collectives of a step, summed by kind and mesh axes, most bytes first.
+
+    Between slices TPUs hand what is to be summed to their hosts: a `send` that names the collective.
+    """
     found: dict[tuple[str, tuple[str, ...]], list[float]] = {}
-    for line, times in program.lines():
-        kind = line.op.removesuffix("-start")
-        if kind not in KINDS:
-            continue
+    for line, kind, times in occurrences(program):
         members = groups(line.rest, math.prod(mesh.values()))
         size = members.shape[1] if members.size else 1
         if size < 2:
             continue
-        whole = _whole(line, kind, size)
+        whole = line.result_bytes if kind in SCATTERED else _whole(line, kind, size)
+        kind = SCATTERED.get(kind, kind)
         entry = found.setdefault((kind, axes_of(members, mesh)), [0, 0.0, 0.0])
         entry[0] += times
         entry[1] += times * whole
         entry[2] += times * sent(kind, whole, size)
+    for line, times in program.lines():
+        between = _BETWEEN.search(line.rest) if line.op == "send" else None
+        if between:
+            kind, whole = between[1].lower().replace("_", "-"), type_bytes(line.result.split(", u32[]")[0])
+            entry = found.setdefault((kind, ("slice",)), [0, 0.0, 0.0])
+            entry[0] += times
+            entry[1] += times * whole
+            entry[2] += times * sent(kind, whole, mesh["slice"])
     rows = [Traffic(kind, axes, int(n), whole, out) for (kind, axes), (n, whole, out) in found.items()]
     return sorted(rows, key=lambda row: -row.sent)
+
+
+def occurrences(program: Program) -> Iterator[tuple[Instruction, str, int]]:
+    """Every collective, its kind and how often it runs: those within fusions too.
+
+    TPUs fuse a sum with the slice that follows (`all-reduce-scatter`), and begin, go on with and end a collective in
+    several fusions, which then share a channel.
+    """
+    seen = set()
+    for line, times in program.lines():
+        kind = line.op.removesuffix("-start")
+        if kind in KINDS:
+            yield line, kind, times
+        for name in called(line) if line.op == "fusion" else ():
+            for inner in program.computations.get(name, []):
+                channel = re.search(r"channel_id=(\d+)", inner.rest)
+                same = (channel[1] if channel else inner.name, inner.op, inner.result_bytes)
+                if inner.op not in KINDS or same in seen:
+                    continue
+                seen.add(same)
+                yield inner, "all-reduce-scatter" if "reduce-scatter" in name else inner.op, times
 
 
 def sent(kind: str, whole: float, size: int) -> float:

@@ -6,9 +6,11 @@ from typing import Any
 from llm_jax.core.table import UserError
 from llm_jax.planning import analytic, aot, collectives, failures, hlo, roofline
 from llm_jax.planning.roofline import Times, Work
-from llm_jax.planning.topology import Topology
+from llm_jax.planning.topology import LIBTPU, Topology
 from llm_jax.planning.workload import Workload
 from llm_jax.run.config import Config
+
+WAY_OUT = "; give --analytic for formulas"
 
 
 def by_formula(w: Workload, topology: Topology) -> dict[str, Any]:
@@ -19,11 +21,19 @@ def by_formula(w: Workload, topology: Topology) -> dict[str, Any]:
 
 
 def by_compiler(config: Config, w: Workload, topology: Topology, *, exact: bool, timeout: float) -> dict[str, Any]:
-    """Return the plan of the compiled step; one that does not fit has no program and keeps the compiler's words."""
-    answer, text = aot.compiled(config, w, topology, exact=exact, timeout=timeout)
+    """Return the plan of the compiled step; one that does not fit has no program and keeps the compiler's words.
+
+    Where GPUs' compiler is not there or fails, formulas alone answer, and `source` says why.
+    """
+    try:
+        answer, text = aot.compiled(config, w, topology, exact=exact, timeout=timeout)
+        if "error" in answer and not _too_large(answer["error"]):
+            raise UserError(f"the compiler refused the step: {answer['error'][:600]}{WAY_OUT}")
+    except UserError as error:
+        if topology.chip_name in LIBTPU:
+            raise
+        return by_formula(w, topology) | {"source": f"formulas alone: {str(error).removesuffix(WAY_OUT)}"}
     if "error" in answer:
-        if "RESOURCE_EXHAUSTED" not in answer["error"] and "Ran out of memory" not in answer["error"]:
-            raise UserError(f"the compiler refused the step: {answer['error'][:600]}; give --analytic for formulas")
         return by_formula(w, topology) | {"source": "formulas", "fits": False, "compiler_error": answer["error"][:600]}
     program = hlo.parse(text)
     traffic = collectives.traffic(program, answer["mesh"])
@@ -44,6 +54,10 @@ def by_compiler(config: Config, w: Workload, topology: Topology, *, exact: bool,
         "largest": [{"type": t, "bytes": b, "from": f} for t, b, f in program.largest()],
         "formula_step_s": by_formula(w, topology)["step_s"],
     }  # fmt: skip
+
+
+def _too_large(error: str) -> bool:
+    return any(words in error for words in ("RESOURCE_EXHAUSTED", "Ran out of memory"))
 
 
 def _plan(

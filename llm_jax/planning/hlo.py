@@ -68,12 +68,24 @@ class Program:
         known = re.search(r'known_trip_count[^0-9]*"?(\d+)', loop.rest)
         if known:
             return int(known[1])
-        condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+        condition, body = (re.search(rf"\b{part}=%?([\w.\-]+)", loop.rest) for part in ("condition", "body"))
         lines = self.computations.get(condition[1] if condition else "", [])
-        bounds = [
-            int(found[1]) for line in lines if line.op == "constant" and (found := re.match(r"(\d+)\)", line.rest))
-        ]
-        return max(bounds, default=1)
+        bound = max((n for line in lines if (n := _constant(line)) is not None), default=1)
+        return math.ceil(bound / self._stride(lines, self.computations.get(body[1] if body else "", [])))
+
+    @staticmethod
+    def _stride(condition: list[Instruction], body: list[Instruction]) -> int:
+        """What a turn adds to the counter: more than 1 in loops that the compiler has unrolled."""
+        counter = next((i for line in condition if line.root for i in _elements(line, condition)), None)
+        root = next((line for line in body if line.root), None)
+        if counter is None or root is None or counter >= len(root.operands):
+            return 1
+        named = {line.name: line for line in body}
+        update = named.get(root.operands[counter])
+        if update is None or update.op != "add":
+            return 1
+        added = (n for o in update.operands if o in named and (n := _constant(named[o])) is not None)
+        return next(added, 1) or 1
 
     def lines(self) -> Iterator[tuple[Instruction, int]]:
         """Every instruction that runs, and how often."""
@@ -167,6 +179,17 @@ def parse(text: str) -> Program:
     if not entry:
         raise ValueError("the text has no ENTRY computation")
     return Program(computations, entry)
+
+
+def _constant(line: Instruction) -> int | None:
+    found = re.match(r"(\d+)\)", line.rest) if line.op == "constant" else None
+    return int(found[1]) if found else None
+
+
+def _elements(line: Instruction, lines: list[Instruction]) -> list[int]:
+    """Which elements of the loop's tuple an instruction reads directly."""
+    reads = [i for i in lines if i.op == "get-tuple-element" and i.name in line.operands]
+    return [int(found[1]) for i in reads if (found := re.search(r"index=(\d+)", i.rest))]
 
 
 def _closing(text: str) -> int:

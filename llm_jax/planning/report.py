@@ -1,5 +1,6 @@
 """A plan in words, and as a picture of where the time goes."""
 
+import importlib.util
 from typing import Any
 
 from llm_jax.core.table import UserError
@@ -72,16 +73,20 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:,.2f} GB"
 
 
-def draw(plan: dict[str, Any], path: str) -> None:
-    """Write a picture of the step's four times.
+def check_plot() -> None:
+    """Refuse a picture that cannot be drawn, before the compiler is asked.
 
     Raises:
         UserError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("--plot needs matplotlib: pip install -r requirements-plan.txt") from None
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("--plot needs matplotlib: pip install -r requirements-plan.txt")
+
+
+def draw(plan: dict[str, Any], path: str) -> None:
+    """Write a picture of the step's four times."""
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -12,6 +12,10 @@ from llm_jax.mesh.plan import AXES
 
 LIBTPU = {"v4": "v4", "v5e": "v5e", "v5p": "v5p", "v6e": "v6e", "v7x": "tpu7x"}
 DEVICES_PER_CHIP = {"v7x": 2}
+FLAT = ((1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
+LARGEST = {"v4": 4096, "v5e": 256, "v5p": 6144, "v6e": 256, "v7x": 9216}
+"""Slices that can be had: of v5e and v6e those of `FLAT`, of the others tori of 4x4x4 cubes, or parts of one; chips of
+the largest (docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x})."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,22 @@ def parse(text: str, slices: int = 1) -> Topology:
     if len(dims) != wanted or min(dims) < 1:
         form = "x".join("nmk"[:wanted])
         raise UserError(f"--topology={text}: {name} has {wanted} dimensions above zero; write {name}:{form}")
+    if name in LARGEST and not _exists(name, dims):
+        known = ", ".join("x".join(map(str, d)) for d in FLAT)
+        each = f"one of {known}" if wanted == 2 else "1, 2 or a multiple of 4 along each axis"
+        raise UserError(
+            f"--topology={text}: there is no such slice of {name}: its dimensions are {each}, and it has at most "
+            f"{LARGEST[name]} chips; take more of them with --slices"
+        )
     if slices < 1:
         raise UserError(f"--slices={slices} must be above zero")
     return Topology(name, dims, slices)
+
+
+def _exists(name: str, dims: tuple[int, ...]) -> bool:
+    if CHIPS[name].dims == 2:
+        return tuple(sorted(dims)) in FLAT
+    return all(n in (1, 2) or n % 4 == 0 for n in dims) and math.prod(dims) <= LARGEST[name]
 
 
 def mesh_devices(topology: Topology, shape: Mapping[str, int], devices: list[Any]) -> Any:

@@ -26,7 +26,8 @@ class Workload:
     parameters: all; table_parameters: of them those of embedding and head. hidden: of the feed-forward layers, of all
     experts that a token chooses together. kv_width: of keys, heads times size. flops_*: model FLOPs of a token, of
     causal attention or of all. slots: numbers that the optimizer keeps for each parameter. tokens: the budget, None
-    when the duration does not say. fields: of a batch.
+    when the duration does not say. fields: of a batch. expert_*: parameters of all experts, layers that have them;
+    experts and choices: how many there are, and to how many a token goes. context_by, pipeline_*: as in `mesh`.
     """
 
     mesh: dict[str, int]
@@ -52,6 +53,13 @@ class Workload:
     pipeline_microbatches: int | None = None
     pipeline_repeats: int = 1
     fields: tuple[str, ...] = ("tokens", "targets")
+    expert_parameters: int = 0
+    expert_layers: int = 0
+    experts: int = 1
+    choices: float = 0.0
+    context_by: str = "ring"
+    pipeline_microbatches: int | None = None
+    pipeline_repeats: int = 1
 
     @property
     def tokens_per_step(self) -> int:
@@ -75,7 +83,7 @@ def of(config: Config, topology: Topology) -> Workload:
     if parts.data.batch_size % (shards * parts.train.microbatches):
         raise UserError(
             f"data.batch_size={parts.data.batch_size} does not divide into train.microbatches="
-            f"{parts.train.microbatches} over {shards} shards of the batch; try {shards * parts.train.microbatches}"
+            f"{parts.train.microbatches} over {shards} shards of the batch; try {_nearest(parts, shards)}"
         )
     length, batch = parts.data.seq_len, parts.data.batch_size
     per_token = {causal: flops.per_token(declared, length, causal=causal) for causal in (True, False)}
@@ -84,7 +92,9 @@ def of(config: Config, topology: Topology) -> Workload:
     keys = [d for p, d in declared.items() if p.endswith("/key")]
     ups = [d for p, d in declared.items() if p.endswith("/up")]
     hidden = [d.shape[-1] * (d.share * d.shape[1] if "expert" in d.axes else 1) for d in ups]
-    packed = parts.data.packing == "first_fit"
+    packed, mesh_options = parts.data.packing == "first_fit", config.values["mesh"]
+    chosen = [d for d in ups if "expert" in d.axes]
+    experts = [d for d in declared.values() if "expert" in d.axes and "embed" in d.axes and d.share < 1]
     return Workload(
         mesh=mesh, batch_size=batch, seq_len=length, microbatches=parts.train.microbatches,
         compute_dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat, vocab_size=size,
@@ -98,7 +108,18 @@ def of(config: Config, topology: Topology) -> Workload:
         context_by=parts.mesh.context_by, sequence_sharded=parts.mesh.sequence_sharded,
         pipeline_microbatches=parts.mesh.pipeline_microbatches, pipeline_repeats=parts.mesh.pipeline_repeats,
         fields=("tokens", "targets", *(("segments", "positions", "weights") if packed else ())),
+        expert_parameters=sum(math.prod(d.shape) for d in experts),
+        expert_layers=sum(d.shape[0] for d in chosen), experts=max((d.shape[1] for d in chosen), default=1),
+        choices=max((d.share * d.shape[1] for d in chosen), default=0.0),
+        context_by=mesh_options.get("context_by", "ring"),
+        pipeline_microbatches=mesh_options.get("pipeline_microbatches"),
+        pipeline_repeats=mesh_options.get("pipeline_repeats", 1),
     )  # fmt: skip
+
+
+def _nearest(parts: build.Sections, shards: int) -> int:
+    unit = shards * parts.train.microbatches
+    return unit * max(1, round(parts.data.batch_size / unit))
 
 
 def parts_of(config: Config) -> build.Sections:

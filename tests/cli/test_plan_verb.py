@@ -5,7 +5,7 @@ import json
 import pytest
 
 from llm_jax.cli import main
-from llm_jax.planning import aot
+from llm_jax.planning import aot, report
 
 POD = ["plan", "--config=configs/pods/llama2_7b.py", "--topology=v5e:16x16"]
 
@@ -54,5 +54,22 @@ def test_without_a_compiler_the_way_to_one_is_named(monkeypatch, capsys):
     monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
     assert main(POD) == 2
     assert "requirements-plan.txt" in capsys.readouterr().err
-    assert main(["plan", "--config=configs/pods/llama2_7b.py", "--topology=h100:32x8"]) == 2
-    assert "--analytic" in capsys.readouterr().err
+
+
+def test_without_a_compiler_of_gpus_formulas_answer_alone_and_say_so(monkeypatch, capsys):
+    monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
+    assert main(["plan", "--config=configs/pods/llama2_7b.py", "--topology=h100:32x8"]) == 0
+    assert "(formulas alone: no compiler for h100 is installed" in capsys.readouterr().out
+
+
+def test_a_compiler_that_does_not_end_is_left(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("LLM_JAX_CACHE", str(tmp_path))
+    monkeypatch.setattr(aot, "check_compiler", lambda topology: None)
+    assert main([*POD, "--timeout=0.01"]) == 2
+    assert "did not end within 0.01 s; give --analytic, or a longer --timeout" in capsys.readouterr().err
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_compiled(monkeypatch, capsys):
+    monkeypatch.setattr(report.importlib.util, "find_spec", lambda name: None)
+    assert main([*POD, "--plot=plan.png"]) == 2
+    assert "matplotlib" in capsys.readouterr().err

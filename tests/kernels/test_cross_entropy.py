@@ -6,10 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
 
 from llm_jax.kernels.cross_entropy import chunked, plain
 from llm_jax.mesh import plan as plans
+from llm_jax.mesh.place import gathered
 from llm_jax.nn.linear import logits
+from llm_jax.planning import hlo
 
 V, D = 19, 6
 
@@ -112,3 +115,36 @@ def test_where_texts_are_split_each_device_has_logits_of_its_own_tokens_only(siz
     )
     assert max((np.prod([int(n) for n in s.split(",") if n]) for s in crossing), default=0) < 48
     assert "while" in step.as_text()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "explicit"),
+    [({"data": 8}, False), ({"data": 8}, True), ({"data": 2, "fsdp": 2, "tensor": 2}, False),
+     ({"fsdp": 2, "context": 4}, False)], ids=str,
+)  # fmt: skip
+def test_on_a_mesh_the_gradient_of_the_head_is_that_of_one_device_and_summed_once(sizes, explicit):
+    rows, width = (16, 32), 16
+    rng = np.random.default_rng(1)
+    hidden, table = (rng.normal(size=(*s, width)).astype(np.float32) for s in (rows, (24,)))
+    targets = rng.integers(0, 24, rows)
+
+    def loss(hidden, table, targets):
+        nll, log_z = chunked(Partial(logits, table=gathered(table, ("vocab", "embed"))), hidden, targets, chunk=8)
+        return (nll + 0.1 * log_z**2).sum()
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1))
+    expected = jax.jit(gradient)(hidden, table, targets)
+    layout = plans.build(sizes, explicit=explicit)
+    names = (("batch", "seq", None), ("vocab", "embed"), ("batch", "seq"))
+    with layout.active():
+        placed = [jax.device_put(x, layout.sharding(n)) for x, n in zip((hidden, table, targets), names, strict=True)]
+        step = jax.jit(gradient).lower(*placed).compile()
+        found = step(*placed)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), found, expected)
+    program = hlo.parse(step.as_text())
+    turns = [
+        times
+        for line, times in program.lines()
+        if line.op in ("all-reduce", "reduce-scatter") and line.result_bytes >= table.nbytes / sizes.get("tensor", 1)
+    ]
+    assert turns == [1]

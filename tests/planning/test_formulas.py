@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from llm_jax.planning import analytic, estimate, roofline, search, topology, workload
+from llm_jax.planning.axes import links
 from llm_jax.planning.collectives import Traffic
 from llm_jax.run.config import load_recipe, resolve
 
@@ -26,7 +27,7 @@ def test_a_workload_has_the_sizes_of_its_recipe(llama):
 
 
 def test_fully_sharded_gathers_each_weight_twice_and_scatters_it_once(llama):
-    rows = {row.kind: row for row in analytic.traffic(llama)}
+    rows = {row.kind: row for row in links.traffic(llama)}
     assert rows["all-gather"].whole == 2 * 2 * llama.parameters
     assert rows["reduce-scatter"].whole == 2 * llama.parameters
     assert rows["all-gather"].sent == rows["all-gather"].whole * 255 / 256
@@ -40,7 +41,7 @@ def test_recomputing_takes_a_third_more_compute_and_much_less_memory(llama):
 
 def test_two_slices_sum_a_devices_share_of_the_gradients_between_them(llama):
     two = replace(llama, mesh={**llama.mesh, "slice": 2}, batch_size=2 * llama.batch_size)
-    row = next(r for r in analytic.traffic(two) if r.axes == ("slice",))
+    row = next(r for r in links.traffic(two) if r.axes == ("slice",))
     assert row.sent == 2 * llama.parameters / 256 * (2 * 1 / 2)
     times = roofline.times(analytic.work(two, topology.parse("v5e:16x16", 2)), topology.parse("v5e:16x16", 2), two.mesh)
     assert times.dcn == row.sent / POD.chip.dcn

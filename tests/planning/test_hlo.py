@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from llm_jax.planning import collectives, hlo
+from llm_jax.planning import aot, collectives, hlo
 
 TPU = """HloModule jit_step, is_scheduled=true
 
@@ -46,6 +46,56 @@ ENTRY %main (w: f32[16,8,128]) -> f32[] {
   ROOT %sum = f32[] all-reduce(%zero), replica_groups=[1,8]<=[8], to_apply=%add, metadata={op_name="jit(step)/a/sum"}
 }
 """
+FUSED = """HloModule fused
+
+%all-reduce-scatter.1 (p: bf16[64,128]) -> bf16[16,128] {
+  %p = bf16[64,128]{1,0} parameter(0)
+  %sum = bf16[64,128]{1,0} all-reduce(%p), channel_id=1, replica_groups=mesh['a'=2,'b'=4] {'b'}, to_apply=%add
+  ROOT %part = bf16[16,128]{1,0} dynamic-slice(%sum, %id), dynamic_slice_sizes={16,128}
+}
+
+%begin (p: bf16[16,128]) -> bf16[64,128] {
+  %p = bf16[16,128]{1,0} parameter(0)
+  ROOT %gather = bf16[64,128]{1,0} all-gather(%p), channel_id=2, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+}
+
+%end (p: bf16[16,128]) -> bf16[64,128] {
+  %p = bf16[16,128]{1,0} parameter(0)
+  ROOT %gather = bf16[64,128]{1,0} all-gather(%p), channel_id=2, replica_groups=mesh['a'=2,'b'=4] {'b'}, dimensions={0}
+}
+
+ENTRY %main (w: bf16[64,128]) -> bf16[64,128] {
+  %w = bf16[64,128]{1,0} parameter(0)
+  %part = bf16[16,128]{1,0} fusion(%w), kind=kCustom, calls=%all-reduce-scatter.1
+  %first = bf16[64,128]{1,0} fusion(%part), kind=kCustom, calls=%begin
+  ROOT %last = bf16[64,128]{1,0} fusion(%part), kind=kCustom, calls=%end
+}
+"""
+UNROLLED = """HloModule unrolled
+
+%body (t: (s32[], u32[], f32[8])) -> (s32[], u32[], f32[8]) {
+  %three = u32[] constant(3)
+  %t = (s32[], u32[], f32[8]) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %n = u32[] get-tuple-element(%t), index=1
+  %x = f32[8]{0} get-tuple-element(%t), index=2
+  %moved = f32[8]{0} collective-permute(%x), channel_id=1, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %next = u32[] add(%n, %three)
+  ROOT %out = (s32[], u32[], f32[8]) tuple(%i, %next, %moved)
+}
+
+%cond (t: (s32[], u32[], f32[8])) -> pred[] {
+  %limit = u32[] constant(8)
+  %t2 = (s32[], u32[], f32[8]) parameter(0)
+  %n2 = u32[] get-tuple-element(%t2), index=1
+  ROOT %less = pred[] compare(%n2, %limit), direction=LT
+}
+
+ENTRY %main (t: (s32[], u32[], f32[8])) -> (s32[], u32[], f32[8]) {
+  %t = (s32[], u32[], f32[8]) parameter(0)
+  ROOT %loop = (s32[], u32[], f32[8]) while(%t), condition=%cond, body=%body
+}
+"""
 MESH = {"data": 2, "fsdp": 4}
 
 
@@ -64,6 +114,37 @@ def test_a_known_trip_count_is_believed_before_the_condition():
     known = hlo.Instruction("l", "", "while", line.rest + ', backend_config={"known_trip_count":{"n":"7"}}', False)
     assert hlo.parse(TPU).trips(line) == 16
     assert hlo.parse(TPU).trips(known) == 7
+
+
+def test_a_loop_that_the_compiler_unrolled_turns_less_often():
+    program = hlo.parse(UNROLLED)
+    assert program.runs()["body"] == 3  # 0, 3, 6
+    (row,) = collectives.traffic(program, {"fsdp": 4})
+    assert (row.kind, row.count, row.sent) == ("collective-permute", 3, 3 * 8 * 4)
+
+
+def test_collectives_within_fusions_are_counted_once_a_channel():
+    scatter, gather = sorted(collectives.traffic(hlo.parse(FUSED), MESH), key=lambda row: row.kind, reverse=True)
+    assert (scatter.kind, scatter.axes, scatter.count) == ("reduce-scatter", ("fsdp",), 1)
+    assert (gather.kind, gather.axes, gather.count) == ("all-gather", ("fsdp",), 1)
+    assert scatter.whole == gather.whole == 64 * 128 * 2
+    assert scatter.sent == gather.sent == gather.whole * 3 / 4
+
+
+def test_what_is_summed_between_slices_crosses_their_network():
+    text = """ENTRY %main (x: bf16[32,8]) -> bf16[32,8] {
+  %x = bf16[32,8]{1,0} parameter(0)
+  %s = (bf16[32,8]{1,0}, u32[], token[]) send(%x, %t), channel_id=2, is_host_transfer=true, \
+frontend_attributes={_xla_megascale_target="{1,2}x{0:15}",_xla_megascale_transfer_type="ALL_REDUCE"}
+}"""
+    (row,) = collectives.traffic(hlo.parse(text), {"slice": 2, "fsdp": 16})
+    assert (row.kind, row.axes, row.whole, row.sent) == ("all-reduce", ("slice",), 512, 512)
+
+
+def test_a_compiler_that_died_is_quoted_not_its_stack():
+    text = "W0 noise\nF1124 20:43:24.3 1604 alias.cc:135] Check failed: a == b\n*** stack\n    @ 0x7f main"
+    assert aot.last_words(text) == "Check failed: a == b"
+    assert aot.last_words("one\ntwo") == "two"
 
 
 def test_a_slice_of_a_stack_of_layers_reads_a_layer():

@@ -23,6 +23,10 @@ def test_names_are_read():
         ("v5e:4x4x4", 1, "write v5e:nxm"),
         ("v5p:16x16", 1, "write v5p:nxmxk"),
         ("v5e:0x4", 1, "above zero"),
+        ("v5e:3x5", 1, "no such slice of v5e: its dimensions are one of 1x1, 2x2"),
+        ("v5e:16x32", 1, "at most 256 chips"),
+        ("v5p:4x4x6", 1, "1, 2 or a multiple of 4"),
+        ("v4:16x16x20", 1, "at most 4096 chips"),
         ("v5e:4x4", 0, "--slices=0"),
     ],
 )

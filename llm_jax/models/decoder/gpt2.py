@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
@@ -125,7 +126,7 @@ class GPT2:
 
         x, cache = stack(layer, params["blocks"], x, where, cache, key, whole=cache is None)
         hidden = LayerNorm(self.norm_eps).apply({"params": params["final_norm"]}, x)
-        return Outputs(hidden, lambda h: logits(h, table)), cache and cache.advance(where.real())
+        return Outputs(hidden, Partial(logits, table=table)), cache and cache.advance(where.real())
 
     @property
     def _head_dim(self) -> int:

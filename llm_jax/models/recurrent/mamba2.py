@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
@@ -117,7 +118,7 @@ class Mamba2:
         x, cache = stack(layer, params["blocks"], x, where, cache, key, whole=cache is None)
         hidden = RmsNorm(self.norm_eps).apply({"params": params["final_norm"]}, x)
         head: Any = table if self.tied else self._table().apply({"params": params["head"]})
-        return Outputs(hidden, lambda h: logits(h, head)), cache and cache.advance(where.real())
+        return Outputs(hidden, Partial(logits, table=head)), cache and cache.advance(where.real())
 
     @property
     def _num_heads(self) -> int:
