@@ -38,6 +38,7 @@ ALWAYS = {
     ("mixtral", "context4 data2"),
     ("mamba2", "context4 data2"),
 }
+EXPLICIT = ["gpt2", "llama", "mamba2", "mixtral"]
 each = pytest.mark.parametrize(
     ("family", "layout"),
     [
@@ -84,6 +85,17 @@ def test_split_texts_change_no_loss_and_no_gradient(family, layout, make, draw):
     agree(result, jax.jit(loss(model))(params, BATCH))
     way = "all-to-all" if "context_by" in PLANS[layout] else "collective-permute"
     assert way in result[2] or family == "mamba2" or "context" not in layout
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[] if f == "llama" else pytest.mark.exhaustive) for f in EXPLICIT]
+)
+def test_explicit_axes_agree_too(family, make, draw):
+    """Explicit axes turn a silent gather into an error: what is gathered, the layers say."""
+    model = make()
+    params = draw(model)
+    layout = plan.build({"context": 2, "fsdp": 2, "tensor": 2}, sequence_sharded=True, explicit=True)
+    agree(on(layout, model, params), jax.jit(loss(model))(params, BATCH))
 
 
 @each
