@@ -173,7 +173,26 @@ def rules(sequence_sharded: bool = False) -> Mapping[str, tuple[str, ...]]:
 
 
 def build(
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int], *, explicit: bool = False, devices: list[Any] | None = None, **options: Any
+) -> Plan:
+    """Return the plan for these sizes over all devices; one device gets no mesh. The options are those of `over`.
+
+    Raises:
+        UserError: for sizes that do not fit the devices, and as `over`.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = mesh_shape(sizes, len(devices))
+    if len(devices) == 1:
+        return over(None, **options)
+    dims = [shape.get(a, 1) for a in AXES]
+    kinds = (AxisType.Explicit if explicit else AxisType.Auto,) * len(AXES)
+    if devices[0].platform == "cpu":
+        return over(Mesh(np.array(devices).reshape(dims), AXES, axis_types=kinds), **options)
+    return over(jax.make_mesh(tuple(dims), AXES, axis_types=kinds, devices=devices), **options)
+
+
+def over(
+    mesh: Mesh | None,
     *,
     dtype: str = "float32",
     remat: str = "none",
@@ -183,40 +202,31 @@ def build(
     quantize: str | None = None,
     microbatches: int | None = None,
     repeats: int = 1,
-    explicit: bool = False,
-    devices: list[Any] | None = None,
 ) -> Plan:
-    """Return the plan for these sizes over all devices; one device gets no mesh.
+    """Return the plan of a mesh.
 
-    zero: what `fsdp` splits: 3 parameters, gradients and optimizer state, 1 only the state.
+    Args:
+        mesh: None for one device.
+        zero: what `fsdp` splits: 3 parameters, gradients and optimizer state, 1 only the state.
+        sequence_sharded: see `rules`. The others are fields of `Plan`.
 
     Raises:
-        UserError: for sizes that do not fit the devices, or an unknown name.
+        UserError: for unknown names, and what explicit axes do not have.
     """
-    if dtype not in DTYPES:
-        raise UserError(f"mesh.compute_dtype={dtype!r} is not one of {', '.join(DTYPES)}")
-    if remat not in REMAT:
-        raise UserError(f"mesh.remat={remat!r} is not one of {', '.join(REMAT)}")
-    if quantize not in QUANTIZE or (quantize and explicit):
-        raise UserError(f"mesh.quantize={quantize!r} is not one of {', '.join(map(str, QUANTIZE))}, on automatic axes")
-    if zero not in ZERO:
-        raise UserError(f"mesh.zero={zero!r} is not one of {', '.join(map(str, sorted(ZERO)))}")
-    if context_by not in CONTEXT_BY:
-        raise UserError(f"mesh.context_by={context_by!r} is not one of {', '.join(CONTEXT_BY)}")
-    devices = jax.devices() if devices is None else devices
-    shape = mesh_shape(sizes, len(devices))
-    if explicit and shape.get(STAGE, 1) > 1:
-        raise UserError(f"mesh.stage={shape[STAGE]}: a pipeline has Auto axes; leave the axes so, or set mesh.stage=1")
-    if len(devices) == 1:
-        return Plan(compute_dtype=DTYPES[dtype], remat=remat, quantize=quantize)
-    dims = [shape.get(a, 1) for a in AXES]
-    kind = AxisType.Explicit if explicit else AxisType.Auto
-    if devices[0].platform == "cpu":
-        mesh = Mesh(np.array(devices).reshape(dims), AXES, axis_types=(kind,) * len(AXES))
-    else:
-        mesh = jax.make_mesh(tuple(dims), AXES, axis_types=(kind,) * len(AXES), devices=devices)
-    kept = {name: RULES[name] for name in ZERO[zero]}
+    known: dict[str, tuple[Any, Any]] = {
+        "compute_dtype": (dtype, DTYPES), "remat": (remat, REMAT), "zero": (zero, sorted(ZERO)),
+        "context_by": (context_by, CONTEXT_BY), "quantize": (quantize, QUANTIZE),
+    }  # fmt: skip
+    for name, (value, values) in known.items():
+        if value not in values:
+            raise UserError(f"mesh.{name}={value!r} is not one of {', '.join(map(str, values))}")
+    shape = {} if mesh is None else mesh.shape
+    if mesh is not None and AxisType.Explicit in mesh.axis_types and (quantize or shape.get(STAGE, 1) > 1):
+        culprit = f"mesh.quantize={quantize}" if quantize else f"mesh.stage={shape[STAGE]}"
+        raise UserError(f"{culprit}: this needs Auto axes; leave the axes so, or leave it out")
+    split = {} if mesh is None else {"rules": {**rules(sequence_sharded), **ZERO[zero]}}
+    kept = {} if mesh is None else {name: RULES[name] for name in ZERO[zero]}
     return Plan(
-        mesh, {**rules(sequence_sharded), **ZERO[zero]}, kept, compute_dtype=DTYPES[dtype], remat=remat,
-        context_by=context_by, quantize=quantize, microbatches=microbatches, repeats=repeats,
+        mesh, state_rules=kept, compute_dtype=DTYPES[dtype], remat=remat, context_by=context_by, quantize=quantize,
+        microbatches=microbatches, repeats=repeats, **split,
     )  # fmt: skip

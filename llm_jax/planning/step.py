@@ -22,7 +22,7 @@ from llm_jax.mesh.place import batch_sharding
 from llm_jax.mesh.plan import AXES, Plan
 from llm_jax.planning import topology as topologies
 from llm_jax.planning.topology import TARGETS, Topology
-from llm_jax.planning.workload import Workload, learner_of
+from llm_jax.planning.workload import Workload, learner_of, parts_of
 from llm_jax.run.config import Config
 
 
@@ -40,17 +40,14 @@ def devices_of(topology: Topology) -> list[Any]:
     return list(get_topology_desc(name, platform="tpu", **more).devices)
 
 
-def plan_over(workload: Workload, topology: Topology) -> Plan:
+def plan_over(config: Config, workload: Workload, topology: Topology) -> Plan:
     """Return the plan of a workload over a topology's devices."""
     devices = devices_of(topology)
     shape = plans.mesh_shape(workload.mesh, len(devices))
     array = topologies.mesh_devices(topology, shape, devices)
     mesh = Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    return Plan(
-        mesh, plans.rules(workload.sequence_sharded), compute_dtype=plans.DTYPES[workload.compute_dtype],
-        remat=workload.remat, context_by=workload.context_by, microbatches=workload.pipeline_microbatches,
-        repeats=workload.pipeline_repeats,
-    )  # fmt: skip
+    own = {"dtype": workload.compute_dtype, "remat": workload.remat}
+    return plans.over(mesh, **{**parts_of(config).mesh.options(), **own})
 
 
 def lower(config: Config, workload: Workload, plan: Plan, platform: str) -> tuple[Any, dict[str, int]]:
@@ -96,7 +93,7 @@ def compile_step(request: dict[str, Any], answer: Path) -> dict[str, Any]:
     jax.default_backend = lambda: "gpu" if platform == "cuda" else platform
     config = Config(request["config"], {})
     workload = Workload(**request["workload"])
-    plan = plan_over(replace(workload, mesh=dict(workload.mesh)), topology)
+    plan = plan_over(config, replace(workload, mesh=dict(workload.mesh)), topology)
     began = time.perf_counter()
     lowered, state = lower(config, workload, plan, platform)
     lowering = time.perf_counter() - began

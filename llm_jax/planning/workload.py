@@ -48,10 +48,6 @@ class Workload:
     slots: float
     tokens: float | None
     chunked_loss: bool = False
-    context_by: str = "ring"
-    sequence_sharded: bool = False
-    pipeline_microbatches: int | None = None
-    pipeline_repeats: int = 1
     fields: tuple[str, ...] = ("tokens", "targets")
     expert_parameters: int = 0
     expert_layers: int = 0
@@ -92,7 +88,7 @@ def of(config: Config, topology: Topology) -> Workload:
     keys = [d for p, d in declared.items() if p.endswith("/key")]
     ups = [d for p, d in declared.items() if p.endswith("/up")]
     hidden = [d.shape[-1] * (d.share * d.shape[1] if "expert" in d.axes else 1) for d in ups]
-    packed, mesh_options = parts.data.packing == "first_fit", config.values["mesh"]
+    packed = parts.data.packing == "first_fit"
     chosen = [d for d in ups if "expert" in d.axes]
     experts = [d for d in declared.values() if "expert" in d.axes and "embed" in d.axes and d.share < 1]
     return Workload(
@@ -105,15 +101,12 @@ def of(config: Config, topology: Topology) -> Workload:
         kv_width=math.prod(keys[0].shape[-2:]) if keys else tables[0].shape[-1],
         flops_causal=per_token[True], flops_full=per_token[False], slots=_slots(config, declared),
         tokens=_budget(parts), chunked_loss=config.values["objective"].get("cross_entropy") == "chunked",
-        context_by=parts.mesh.context_by, sequence_sharded=parts.mesh.sequence_sharded,
-        pipeline_microbatches=parts.mesh.pipeline_microbatches, pipeline_repeats=parts.mesh.pipeline_repeats,
         fields=("tokens", "targets", *(("segments", "positions", "weights") if packed else ())),
         expert_parameters=sum(math.prod(d.shape) for d in experts),
         expert_layers=sum(d.shape[0] for d in chosen), experts=max((d.shape[1] for d in chosen), default=1),
         choices=max((d.share * d.shape[1] for d in chosen), default=0.0),
-        context_by=mesh_options.get("context_by", "ring"),
-        pipeline_microbatches=mesh_options.get("pipeline_microbatches"),
-        pipeline_repeats=mesh_options.get("pipeline_repeats", 1),
+        context_by=parts.mesh.context_by, pipeline_microbatches=parts.mesh.pipeline_microbatches,
+        pipeline_repeats=parts.mesh.pipeline_repeats,
     )  # fmt: skip
 
 
