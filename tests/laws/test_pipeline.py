@@ -213,7 +213,8 @@ def test_bfloat16_in_a_pipeline_is_as_near_to_float32_as_without(tiny, draw):
             gradient = jax.jit(jax.grad(loss(model)))(params, to_devices(BATCH, ROWS))
         found.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient)]))
     exact, plain, piped = found
-    assert 0 < np.linalg.norm(piped - exact) < 1.25 * np.linalg.norm(plain - exact) < 0.1 * np.linalg.norm(exact)
+    assert 0 < np.linalg.norm(piped - exact) < 1.5 * np.linalg.norm(plain - exact)  # of half as many rows at a time
+    assert np.linalg.norm(plain - exact) < 0.1 * np.linalg.norm(exact)
 
 
 @pytest.mark.parametrize(
