@@ -20,9 +20,10 @@ from llm_jax.learn.gradient import gradient, plain
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
 from llm_jax.models import MODELS
+from llm_jax.nn import stages
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.optim.transform import schedule, state_shardings, transformation
-from llm_jax.run import sections, stages
+from llm_jax.run import sections
 from llm_jax.run.config import Config, construct
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer

@@ -17,9 +17,9 @@ from llm_jax.core.table import UserError
 from llm_jax.mesh import pipeline, plan
 from llm_jax.mesh.hosts import to_devices
 from llm_jax.mesh.pipeline import Flow
+from llm_jax.nn import stages
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.stack import stack
-from llm_jax.run import stages
 
 rng = np.random.default_rng(6)
 ROWS, T = 16, 10
