@@ -224,7 +224,7 @@ def over(
     if mesh is not None and AxisType.Explicit in mesh.axis_types and (quantize or shape.get(STAGE, 1) > 1):
         culprit = f"mesh.quantize={quantize}" if quantize else f"mesh.stage={shape[STAGE]}"
         raise UserError(f"{culprit}: this needs Auto axes; leave the axes so, or leave it out")
-    split = {} if mesh is None else {"rules": {**rules(sequence_sharded), **ZERO[zero]}}
+    split: dict[str, Any] = {} if mesh is None else {"rules": {**rules(sequence_sharded), **ZERO[zero]}}
     kept = {} if mesh is None else {name: RULES[name] for name in ZERO[zero]}
     return Plan(
         mesh, state_rules=kept, compute_dtype=DTYPES[dtype], remat=remat, context_by=context_by, quantize=quantize,
