@@ -31,7 +31,8 @@ def test_a_search_prints_the_flags_of_the_best(capsys):
     [
         (["--price=0"], "--price=0 must be above zero"),
         (["--config.mesh.fsdp=3"], "needs 3 device"),
-        (["--config.data.batch_size=100"], "does not divide"),
+        (["--config.data.batch_size=100"], "over 256 shards of the batch; try 256"),
+        (["--config.data.batch_size=900"], "try 1024"),
         (
             ["--config.model.vocab_size=None", "--config.data.tokenizer={'name': 'bpe'}"],
             "give --config.model.vocab_size",

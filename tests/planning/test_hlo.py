@@ -131,6 +131,27 @@ def test_collectives_within_fusions_are_counted_once_a_channel():
     assert scatter.sent == gather.sent == gather.whole * 3 / 4
 
 
+@pytest.mark.parametrize(
+    ("line", "kind", "whole"),
+    [
+        ("bf16[16,128] reduce-scatter(%x)", "reduce-scatter", 4 * 16 * 128 * 2),
+        ("bf16[64,128] all-gather(%x)", "all-gather", 64 * 128 * 2),
+        ("(bf16[16,128], bf16[64,128]) all-gather-start(%x)", "all-gather", 64 * 128 * 2),
+        ("((bf16[16,128]), bf16[64,128]) all-gather-start(%x)", "all-gather", 64 * 128 * 2),
+    ],
+)
+def test_the_whole_of_a_collective_is_what_all_its_devices_have_together(line, kind, whole):
+    text = f"ENTRY %main (x: bf16[16,128]) -> f32[] {{\n  %c = {line}, replica_groups=[2,4]<=[8]\n}}"
+    (row,) = collectives.traffic(hlo.parse(text), MESH)
+    assert (row.kind, row.whole) == (kind, whole)
+
+
+def test_a_slice_alone_reads_and_writes_its_own_bytes():
+    lines = "  %x = f32[8,8] parameter(0)\n  %s = f32[1,8] dynamic-slice(%x, %i)"
+    text = f"ENTRY %main (x: f32[8,8]) -> f32[1,8] {{\n{lines}\n}}"
+    assert hlo.parse(text).memory_traffic() == 2 * 32
+
+
 def test_what_is_summed_between_slices_crosses_their_network():
     text = """ENTRY %main (x: bf16[32,8]) -> bf16[32,8] {
   %x = bf16[32,8]{1,0} parameter(0)
