@@ -17,7 +17,7 @@ from tests.laws.plans import PLANS, TOLERANCE, alone, differences, layout, on
 HEAD = f"""# Every plan, every family
 
 The largest difference, of the loss and of all leaves of the gradient, between a plan of eight devices and one device,
-over the largest value of the leaf (of those below a thousandth of the whole gradient, over that). Tiny models in
+over the largest value of the leaf (of those below a hundredth of the whole gradient, over that). Tiny models in
 float32, {{families}} families on {len(PLANS)} plans; the laws allow {TOLERANCE:.0e}. Worst here: {{worst:.1e}}.
 
 Written by `python -m benchmarks.meshes --out=benchmarks/MESHES.md`; `make test-mesh` asserts the same.

@@ -77,12 +77,12 @@ def model(make):
     return make()
 
 
-def drawn(model, seed=0):
+def drawn(model, seed=0, size=0.3):
     """Draw parameters of a model from its declarations: normal values, of a size that keeps every layer in play."""
     rng = np.random.default_rng(seed)
     return tree.unflatten(
         {
-            path: (rng.normal(size=d.shape) * 0.3 + (d.init is ones)).astype(np.float32)
+            path: (rng.normal(size=d.shape) * size + (d.init is ones)).astype(np.float32)
             for path, d in sorted(model.declarations().items())
         }
     )

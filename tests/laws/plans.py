@@ -67,9 +67,12 @@ def loss(model):
 
 @functools.cache
 def alone(family):
-    """Return (model, parameters, (loss, gradient)) of a tiny model on one device."""
+    """Return (model, parameters, (loss, gradient)) of a tiny model on one device.
+
+    Of parameters twice as large, half a unit in their last place changes Gemma 2's gradient by 3e-5, with no plan.
+    """
     model = lookup(MODELS, family, "model.name")(**TINY[family])
-    params = drawn(model)
+    params = drawn(model, size=0.15)
     value, gradient = jax.jit(loss(model))(params, BATCH)
     return model, params, (float(value), jax.tree.map(np.asarray, gradient))
 
@@ -87,12 +90,12 @@ def on(place, model, params):
 def differences(found, expected):
     """Return {"loss": …, path: …}: the largest difference of each, over the largest value of the leaf.
 
-    A leaf of less than a thousandth of the whole gradient is measured by that: where the gradient is zero by symmetry,
-    as of a bias of keys, there is only the rounding of others.
+    A leaf of less than a hundredth of the whole gradient is measured by that: TOLERANCE of less is finer than the
+    float32 numbers that it is a sum of. Where it is zero by symmetry, as of a bias of keys, it is all rounding.
     """
     (value, gradient), (wanted, leaves) = found, (expected[0], tree.flatten(expected[1]))
     largest = max(np.abs(leaf).max() for leaf in leaves.values())
     return {"loss": abs(float(value) - wanted) / abs(wanted)} | {
-        path: float(np.abs(a - leaves[path]).max() / max(np.abs(leaves[path]).max(), 1e-3 * largest))
+        path: float(np.abs(a - leaves[path]).max() / max(np.abs(leaves[path]).max(), 1e-2 * largest))
         for path, a in tree.flatten(gradient).items()
     }
