@@ -62,6 +62,7 @@ def _target(arguments: Sequence[str]) -> str:
 
 def _fields(target: str) -> dict[str, str]:
     """The settings of a target that are flags too, with their defaults in words."""
+    from llm_jax.run import targets
 
     cls = {"local": targets.Local, "slurm": targets.Slurm, "tpu_vm": targets.TpuVm, "gke": targets.Gke}[target]
     return {f.name: f"config.launch.{target}.{f.name} (default: {f.default})" for f in dataclasses.fields(cls)}

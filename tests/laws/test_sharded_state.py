@@ -37,7 +37,7 @@ def walked(place, family, name, steps=3):
     """Return the state after some steps of a plan."""
     learner, tx, model = learner_of(family, name)
     with place.active():
-        where = shardings(place, model.declarations(), learner, tx)
+        where = shardings(place, model.declarations(), learner)
         state = jax.jit(learner.init, out_shardings=where)(jax.random.key(0))
         update = jax.jit(learner.update, out_shardings=None if where is None else (where, None))
         for step in range(steps):
@@ -89,7 +89,7 @@ def test_a_checkpoint_of_one_plan_is_restored_under_any_other_bit_for_bit(tmp_pa
     learner, tx, model = learner_of("mixtral", "adamw")
     state = drawn_state(learner)
     texts = LAID_OUT if all_laws else ("fsdp2 expert4", "fsdp4 tensor2 zero1", "data8")
-    places = {text: shardings(layout(text), model.declarations(), learner, tx) for text in texts}
+    places = {text: shardings(layout(text), model.declarations(), learner) for text in texts}
     for text, where in places.items():
         with Checkpoints(tmp_path / text) as saved:
             saved.save(1, jax.device_put(state, where))
