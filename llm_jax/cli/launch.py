@@ -103,12 +103,12 @@ def _slices(flags: Any, target: str, mesh: dict[str, Any]) -> Slices | None:
         if flags.slices is not None:
             raise UserError("--slices counts slices of a --topology; give one")
         return None
-    from llm_jax.mesh.plan import mesh_shape
+    from llm_jax.mesh.plan import AXES, mesh_shape
     from llm_jax.planning import topology
 
     count, _, one = text.rpartition(" x ")  # as plans of several slices name theirs
     parsed = topology.parse(one, flags.slices or int(count or 1))
-    sizes = {axis: size for axis, size in mesh.items() if isinstance(size, int)}
+    sizes = {axis: mesh[axis] for axis in AXES if axis in mesh}
     if sizes.get("slice", 1) != parsed.slices:
         raise UserError(
             f"mesh.slice={sizes.get('slice', 1)} must be the number of slices, {parsed.slices}: "

@@ -16,6 +16,8 @@ from llm_jax.launch.job import Command
 from llm_jax.launch.supervise import supervise
 from llm_jax.store import files
 
+# jax warns of every fork in a process that has computed, as this one has by other tests; the launcher never computes.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 SWIFT = Patience(first=0.01, longest=0.02)
 
 

@@ -13,7 +13,7 @@ CASES = {
         {"context": 4, "tensor": 2, "context_by": "heads"}, 32, "2 heads of a device; try mesh.context=2, or .*'ring'",
     ),
     "between": (
-        {"tensor": 4, "context": 2, "sequence_sharded": True}, 36, "mesh.tensor=4 with mesh.sequence_sharded; try 40",
+        {"tensor": 4, "context": 2, "sequence_sharded": True}, 36, "mesh.tensor=4 with mesh.sequence_sharded; try 32",
     ),
 }  # fmt: skip
 FINE = [{"context": 4, "data": 2}, {"context": 4, "data": 2, "context_by": "heads"}]
