@@ -59,7 +59,7 @@ def test_the_compiler_of_a_tpu_takes_the_kernels(chip, options):
 
 def test_the_compiler_of_a_gpu_takes_the_fused_attention():
     for module in ("jax_plugins.xla_cuda12", "nvidia.cudnn"):
-        pytest.importorskip(module, reason="a gigabyte that requirements-plan.txt leaves out: see its last lines")
+        pytest.importorskip(module, reason="needs requirements-plan-gpu.txt, a gigabyte")
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "",
         "XLA_FLAGS": FLAGS, "PYTHONPATH": os.pathsep.join(["", *sys.path]).strip(":"),
