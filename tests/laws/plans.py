@@ -20,6 +20,8 @@ PLANS = (
     "expert8", "data2 expert4", "fsdp2 expert4", "fsdp4 expert2", "data2 expert2 tensor2", "fsdp2 expert2 tensor2",
     "fsdp8 zero1", "data2 fsdp4 zero1", "fsdp4 tensor2 zero1",
     "fsdp8 full", "data2 fsdp2 tensor2 dots", "data2 expert2 tensor2 full",
+    "context2 data4", "context2 fsdp2 tensor2", "context2 expert2 fsdp2",
+    "stage2 data4", "stage2 fsdp2 tensor2", "stage2 expert2 tensor2", "context2 stage2 data2",
     "fsdp8 explicit", "data2 fsdp2 tensor2 explicit", "data2 expert2 tensor2 explicit",
 )  # fmt: skip
 """Sizes of mesh axes; what is recomputed, if anything; zero1 for ZeRO-1; explicit for Explicit axes.
