@@ -51,3 +51,8 @@ def even(section: str, **values: int) -> None:
     for name, value in values.items():
         if value % 2:
             _refuse(section, name, value, "even: rotary positions turn pairs of dimensions")
+
+
+def nearest_multiple(value: int, unit: int) -> int:
+    """Return the multiple of `unit`, above zero, that is nearest to `value`: what to try instead."""
+    return max(1, round(value / unit)) * unit

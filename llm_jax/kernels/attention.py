@@ -196,3 +196,9 @@ def _looped(
 
 def _plain(options: dict[str, Any]) -> Callable[..., Array]:
     return lambda q, k, v, offset, segments: plain(q, k, v, offset=offset, segments=segments, **options)
+
+
+def split_heads(x: Float[Array, "B S G K"], parts: int) -> Float[Array, "B S F K"]:
+    """Return keys or values whose heads divide into `parts`: heads that queries share, repeated as often as needed."""
+    finest = math.lcm(x.shape[2], parts)
+    return x if finest == x.shape[2] else jnp.repeat(x, finest // x.shape[2], axis=2)

@@ -3,12 +3,10 @@
 A plan that splits `seq` says which (`context_by`); models ask for `auto` and do not know.
 """
 
-import math
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from llm_jax.core.table import UserError, lookup
@@ -37,8 +35,8 @@ def auto(
     follows = k.shape[1] != q.shape[1] or options.keys() & {"offset", "slots"}
     if rows is None or not axes_of(rows[1]) or follows:
         return fused.auto(q, k, v, segments=segments, sinks=sinks, **options)
-    finest = math.lcm(k.shape[2], shards(axes_of(rows[2])))  # heads that share a key may lie on several devices
-    k, v = (place(x if finest == x.shape[2] else jnp.repeat(x, finest // x.shape[2], axis=2), *HEADS) for x in (k, v))
+    parts = plan.current().shards("act_heads", q.shape[2])  # heads that share a key may lie on several devices
+    k, v = (place(attention.split_heads(x, parts), *HEADS) for x in (k, v))
     tokens = None if segments is None else place(segments[0], "batch", "seq")
     lone = None if sinks is None else place(sinks, "act_heads")
     way = lookup(CONTEXT, plan.current().context_by, "mesh.context_by")
@@ -50,12 +48,6 @@ def auto(
         check_vma=False,
     )
     return island(place(q, *HEADS), k, v, tokens, lone)
-
-
-def shards(axes: tuple[str, ...]) -> int:
-    """Over how many devices mesh axes go."""
-    mesh = plan.current().mesh
-    return 1 if mesh is None else math.prod(mesh.shape[a] for a in axes)
 
 
 def heads(
@@ -75,8 +67,7 @@ def heads(
     """
     size = jax.lax.axis_size(axis)
     check_heads(q.shape[2], size)
-    finest = math.lcm(k.shape[2], size)
-    k, v = (x if finest == x.shape[2] else jnp.repeat(x, finest // x.shape[2], axis=2) for x in (k, v))
+    k, v = (attention.split_heads(x, size) for x in (k, v))
     q, k, v = (jax.lax.all_to_all(x, axis, split_axis=2, concat_axis=1, tiled=True) for x in (q, k, v))
     if segments is not None:
         whole = jax.lax.all_gather(segments, axis, axis=1, tiled=True)

@@ -4,20 +4,20 @@ Both keep no scores in memory. Each is a program that the partitioner cannot spl
 rows and heads. What a kernel has no way to do goes to `blockwise`, which does all that `plain` does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from llm_jax.kernels.attention import Segments, blockwise, plain
+from llm_jax.kernels.attention import Segments, blockwise, plain, split_heads
+from llm_jax.mesh import plan
 from llm_jax.mesh.place import free, place, spec
 
 LANES = 128
 HEADS = ("batch", None, "act_heads", None)
-Kernel = Callable[[Array, Array, Array, Segments | None, Array | None], Array]
 
 
 def splash(
@@ -25,28 +25,16 @@ def splash(
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G V"],
     *,
-    causal: bool = True,
-    offset: int | Int[Array, ""] = 0,
-    segments: Segments | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    sinks: Float[Array, "H"] | None = None,
-    slots: Int[Array, "S"] | None = None,
     interpret: bool = False,
+    **options: Any,
 ) -> Float[Array, "B T H V"]:
     """Return what `plain` returns, for whole texts of a multiple of 128 tokens by TPU's splash attention.
 
     Dao et al. 2022, "FlashAttention", over the blocks alone that the mask leaves. `interpret` runs it on any backend.
     """
-    if not _whole(q, k, offset, slots) or q.shape[1] % LANES:
-        return blockwise(
-            q, k, v, causal=causal, offset=offset, segments=segments, window=window, scale=scale, softcap=softcap,
-            sinks=sinks, slots=slots,
-        )  # fmt: skip
-    kernel = partial(_splash, causal=causal, window=window, softcap=softcap, interpret=interpret)
-    q = q * jnp.asarray(q.shape[-1] ** -0.5 if scale is None else scale, q.dtype)
-    return _island(kernel, q, k, v, segments, sinks)
+    if not _whole(q, k, options) or q.shape[1] % LANES:
+        return blockwise(q, k, v, **options)
+    return _island(partial(_splash, interpret=interpret), q, k, v, **options)
 
 
 def cudnn(
@@ -54,34 +42,24 @@ def cudnn(
     k: Float[Array, "B S G K"],
     v: Float[Array, "B S G V"],
     *,
-    causal: bool = True,
-    offset: int | Int[Array, ""] = 0,
-    segments: Segments | None = None,
-    window: int | None = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    sinks: Float[Array, "H"] | None = None,
-    slots: Int[Array, "S"] | None = None,
     implementation: str = "cudnn",
+    **options: Any,
 ) -> Float[Array, "B T H V"]:
     """Return what `plain` returns, for whole texts in half precision by cuDNN's fused attention.
 
     Packed texts reach cuDNN as a mask of T x T bytes a row of the batch.
     """
-    half = q.dtype in (jnp.bfloat16, jnp.float16)
-    plain_enough = half and softcap is None and sinks is None and k.shape == v.shape and (causal or window is None)
-    if not (_whole(q, k, offset, slots) and plain_enough):
-        return blockwise(
-            q, k, v, causal=causal, offset=offset, segments=segments, window=window, scale=scale, softcap=softcap,
-            sinks=sinks, slots=slots,
-        )  # fmt: skip
-    kernel = partial(_cudnn, causal=causal, window=window, scale=scale, implementation=implementation)
-    return _island(kernel, q, k, v, segments, None)
+    asked = {name for name, value in options.items() if value is not None}
+    half, to_one_side = q.dtype in (jnp.bfloat16, jnp.float16), options.get("causal", True) or "window" not in asked
+    if not (_whole(q, k, options) and half and to_one_side and k.shape == v.shape) or asked & {"softcap", "sinks"}:
+        return blockwise(q, k, v, **options)
+    return _island(partial(_cudnn, implementation=implementation), q, k, v, **options)
 
 
-def _whole(q: Array, k: Array, offset: Any, slots: Any) -> bool:
+def _whole(q: Array, k: Array, options: Mapping[str, Any]) -> bool:
     """Whether queries and keys are those of the same tokens, in order."""
-    return slots is None and isinstance(offset, int) and offset == 0 and q.shape[1] == k.shape[1]
+    offset = options.get("offset", 0)
+    return options.get("slots") is None and isinstance(offset, int) and offset == 0 and q.shape[1] == k.shape[1]
 
 
 def _splash(
@@ -91,15 +69,17 @@ def _splash(
     segments: Segments | None,
     sinks: Array | None,
     *,
-    causal: bool,
-    window: int | None,
-    softcap: float | None,
+    causal: bool = True,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
     interpret: bool,
 ) -> Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    T, H = q.shape[1:3]
+    T, H, K = q.shape[1:]
+    q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
     after = 0 if causal else None
     one: Any = masks.CausalMask((T, T)) if causal else masks.FullMask((T, T))
     if window is not None:
@@ -126,9 +106,10 @@ def _cudnn(
     segments: Segments | None,
     sinks: None,
     *,
-    causal: bool,
-    window: int | None,
-    scale: float | None,
+    causal: bool = True,
+    window: int | None = None,
+    scale: float | None = None,
+    softcap: None = None,
     implementation: Any,
 ) -> Array:
     mask = None if segments is None else (segments[0][:, :, None] == segments[1][:, None, :])[:, None]
@@ -139,14 +120,22 @@ def _cudnn(
 
 
 def _island(
-    kernel: Kernel, q: Array, k: Array, v: Array, segments: Segments | None, sinks: Array | None
+    kernel: Callable[..., Array],
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    segments: Segments | None = None,
+    sinks: Array | None = None,
+    offset: int = 0,
+    slots: None = None,
+    **options: Any,
 ) -> Float[Array, "B T H V"]:
     """Run `kernel` on each device's own rows and heads, as a surrounding `shard_map` has cut them or one of its own."""
-    split = spec(*HEADS, shape=q.shape)
+    kernel, split = partial(kernel, **options), spec(*HEADS, shape=q.shape)
     if split is None or not free():
         return kernel(q, k, v, segments, sinks)
-    if spec(*HEADS, shape=k.shape) != split:  # fewer key heads than devices: each query head brings its own
-        k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], axis=2) for x in (k, v))
+    k, v = (split_heads(x, plan.current().shards("act_heads", q.shape[2])) for x in (k, v))
     rows = None if segments is None else (spec("batch", None, shape=segments[0].shape),) * 2
     scores = None if sinks is None else spec("act_heads", shape=sinks.shape)
     arguments, specs = (*(place(x, *HEADS) for x in (q, k, v)), segments, sinks), (split, split, split, rows, scores)

@@ -22,7 +22,8 @@ from llm_jax.mesh.place import batch_sharding
 from llm_jax.mesh.plan import AXES, Plan
 from llm_jax.planning import topology as topologies
 from llm_jax.planning.topology import TARGETS, Topology
-from llm_jax.planning.workload import Workload, learner_of, parts_of
+from llm_jax.planning.workload import Workload, learner_of
+from llm_jax.run import build
 from llm_jax.run.config import Config
 
 
@@ -47,7 +48,7 @@ def plan_over(config: Config, workload: Workload, topology: Topology) -> Plan:
     array = topologies.mesh_devices(topology, shape, devices)
     mesh = Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
     own = {"dtype": workload.compute_dtype, "remat": workload.remat}
-    return plans.over(mesh, **{**parts_of(config).mesh.options(), **own})
+    return plans.over(mesh, **{**build.parts_of(config).mesh.options(), **own})
 
 
 def lower(config: Config, workload: Workload, plan: Plan, platform: str) -> tuple[Any, dict[str, int]]:

@@ -13,9 +13,9 @@ from llm_jax.core.types import Learner
 from llm_jax.cost import flops
 from llm_jax.mesh import plan as plans
 from llm_jax.planning.topology import Topology
-from llm_jax.run import build, sections
-from llm_jax.run.checks import tokens
-from llm_jax.run.config import Config, construct
+from llm_jax.run import build
+from llm_jax.run.checks import batch, tokens
+from llm_jax.run.config import Config
 from llm_jax.text.tokenizers import TOKENIZERS
 
 
@@ -69,19 +69,15 @@ def of(config: Config, topology: Topology) -> Workload:
     Raises:
         UserError: whatever is wrong with the configuration; a mesh that does not fit the topology; no vocabulary.
     """
-    parts = parts_of(config)
+    parts = build.parts_of(config)
     size = _vocabulary(config)
     built = build.model(config, vocab_size=size)
     declared = built.declarations()
     mesh = plans.mesh_shape(parts.mesh.sizes(), topology.devices)
     tokens.check(parts.mesh, parts.data.seq_len, mesh, built)
-    shards = math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES)
-    if parts.data.batch_size % (shards * parts.train.microbatches):
-        raise UserError(
-            f"data.batch_size={parts.data.batch_size} does not divide into train.microbatches="
-            f"{parts.train.microbatches} over {shards} shards of the batch; try {_nearest(parts, shards)}"
-        )
-    length, batch = parts.data.seq_len, parts.data.batch_size
+    rows = parts.data.batch_size
+    batch.check(rows, parts.train.microbatches, math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES))
+    length = parts.data.seq_len
     per_token = {causal: flops.per_token(declared, length, causal=causal) for causal in (True, False)}
     tables = [d for p, d in declared.items() if "vocab" in d.axes]
     queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
@@ -92,7 +88,7 @@ def of(config: Config, topology: Topology) -> Workload:
     chosen = [d for d in ups if "expert" in d.axes]
     experts = [d for d in declared.values() if "expert" in d.axes and "embed" in d.axes and d.share < 1]
     return Workload(
-        mesh=mesh, batch_size=batch, seq_len=length, microbatches=parts.train.microbatches,
+        mesh=mesh, batch_size=rows, seq_len=length, microbatches=parts.train.microbatches,
         compute_dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat, vocab_size=size,
         parameters=sum(math.prod(d.shape) for d in declared.values()),
         table_parameters=sum(math.prod(d.shape) for d in tables),
@@ -108,16 +104,6 @@ def of(config: Config, topology: Topology) -> Workload:
         context_by=parts.mesh.context_by, pipeline_microbatches=parts.mesh.pipeline_microbatches,
         pipeline_repeats=parts.mesh.pipeline_repeats,
     )  # fmt: skip
-
-
-def _nearest(parts: build.Sections, shards: int) -> int:
-    unit = shards * parts.train.microbatches
-    return unit * max(1, round(parts.data.batch_size / unit))
-
-
-def parts_of(config: Config) -> build.Sections:
-    """The run's own sections, without asking for devices."""
-    return build.Sections(**{n: construct(cls, config.values[n]) for n, cls in sections.SECTIONS.items()})
 
 
 def _vocabulary(config: Config) -> int:
@@ -148,7 +134,7 @@ def _budget(parts: build.Sections) -> float | None:
 
 def learner_of(config: Config, workload: Workload) -> tuple[Learner, Callable[[plans.Plan], Any]]:
     """Return the configuration's learner, and what gives its state's shardings of a plan."""
-    parts = parts_of(config)
+    parts = build.parts_of(config)
     model = build.model(config, vocab_size=workload.vocab_size)
     transform, _ = build.optimizer(config, 10**9)
     parts = replace(parts, train=replace(parts.train, microbatches=workload.microbatches))

@@ -27,8 +27,8 @@ from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.optim.transform import alike, schedule, transformation
 from llm_jax.run import sections
+from llm_jax.run.checks import batch, stages, tokens
 from llm_jax.run.checks import local as workers
-from llm_jax.run.checks import stages, tokens
 from llm_jax.run.config import Config, construct
 from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
@@ -89,14 +89,16 @@ def check(config: Config) -> tuple[Sections, Plan]:
     Raises:
         UserError: the first thing that is wrong.
     """
-    values = config.values
-    parts = Sections(**{name: construct(cls, values[name]) for name, cls in sections.SECTIONS.items()})
+    values, parts = config.values, parts_of(config)
     built = model(config, vocab_size=ANY_VOCABULARY)
+    declared = built.declarations()
     objective(config)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches
-    _check_rows(parts, plan)
+    batch.check_judged(parts.eval.batch_size, plan.batch_shards)
+    if parts.local.name == "none":  # workers have a check of their own
+        batch.check(parts.data.batch_size, parts.train.microbatches, plan.batch_shards)
     judged = [] if parts.eval.batch_size is None else [parts.eval.batch_size]
-    fit.check(plan, built.declarations(), [rows, *judged])
+    fit.check(plan, declared, [rows, *judged])
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"])
@@ -104,13 +106,18 @@ def check(config: Config) -> tuple[Sections, Plan]:
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
-    jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in built.declarations().items()}))
+    jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in declared.items()}))
     if parts.local.name != "none":
         jax.eval_shape(learner(config, parts, built, transform).init, jax.random.key(0))
     if not 0 <= values["seed"] < 1 << 32:
         raise UserError(f"seed={values['seed']} must be at least 0 and below 2^32")
     normalize("", **check_options(normalize, parts.data.normalization, "data.normalization"))
     return parts, plan
+
+
+def parts_of(config: Config) -> Sections:
+    """Return the run's own sections of a configuration, without asking for devices."""
+    return Sections(**{name: construct(cls, config.values[name]) for name, cls in sections.SECTIONS.items()})
 
 
 def plan_of(mesh: sections.Mesh) -> Plan:
@@ -130,24 +137,6 @@ def num_steps(parts: Sections, duration: Duration, examples_per_epoch: int) -> i
         examples_per_step=parts.data.batch_size,
         examples_per_epoch=examples_per_epoch,
     )
-
-
-def _check_rows(parts: Sections, plan: Plan) -> None:
-    judged = parts.eval.batch_size
-    if judged is not None and judged % plan.batch_shards:
-        raise UserError(
-            f"eval.batch_size={judged} does not divide into {plan.batch_shards} shards of the batch; "
-            f"try {max(1, round(judged / plan.batch_shards)) * plan.batch_shards}"
-        )
-    if parts.local.name != "none":
-        return  # the workers' own check
-    rows, batch = parts.train.microbatches * plan.batch_shards, parts.data.batch_size
-    if batch % rows:
-        near = max(rows, round(batch / rows) * rows)
-        raise UserError(
-            f"data.batch_size={batch} does not divide into train.microbatches={parts.train.microbatches} parts over "
-            f"{plan.batch_shards} shards of the batch; try {near}"
-        )
 
 
 def model(config: Config, *, vocab_size: int) -> Model:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.core.table import lookup
 from llm_jax.kernels import GROUPED
-from llm_jax.mesh.place import free, place, spec
+from llm_jax.mesh.place import axes_of, free, place, spec
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
@@ -104,8 +104,8 @@ def dispatch(
         return mixed(x, chosen, weights, kernels, through)
     inside = {n: tuple(None if a == "embed" else a for a in axes[n]) for n in kernels}
     specs: dict[str, Any] = {name: spec(*inside[name], shape=k.shape) for name, k in kernels.items()}
-    by_expert, _, by_column = (_names(entry) for entry in specs["gate"])
-    travel = bool(by_expert) and set(by_expert) <= set(_names(rows[0]))
+    by_expert, _, by_column = (axes_of(entry) for entry in specs["gate"])
+    travel = bool(by_expert) and set(by_expert) <= set(axes_of(rows[0]))
     added = by_column if travel else by_expert + by_column
 
     def local(x: Array, chosen: Array, weights: Array, kernels: Mapping[str, Array]) -> Array:
@@ -121,10 +121,6 @@ def dispatch(
     )
     placed = {name: place(k, *inside[name]) for name, k in kernels.items()}
     return island(place(x, *CHOICES), place(chosen, *CHOICES), place(weights, *CHOICES), placed)
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    return (entry,) if isinstance(entry, str) else tuple(entry or ())
 
 
 def mixed(

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from llm_jax.core.checks import nearest_multiple
 from llm_jax.core.table import UserError
 from llm_jax.mesh import workers
 from llm_jax.mesh.plan import Plan
@@ -27,13 +28,13 @@ def _check_mesh(count: int, plan: Plan) -> None:
     if count % groups:
         raise UserError(
             f"local.workers={count} do not spread over the {groups} slices of the mesh (mesh.slice={groups}); "
-            f"try local.workers={_nearest(count, groups)}"
+            f"try local.workers={nearest_multiple(count, groups)}"
         )
 
 
 def _check_batch(count: int, rows: int, microbatches: int, shards: int) -> None:
     unit = count * microbatches * shards
-    near = _nearest(rows, unit)
+    near = nearest_multiple(rows, unit)
     if rows % unit:
         raise UserError(
             f"data.batch_size={rows} does not divide into local.workers={count} shares of "
@@ -54,7 +55,3 @@ def _check_clients(local: Local, schedule: str) -> None:
             f"optimizer.schedule.name={schedule!r}: clients begin each round with a new optimizer, whose rate would "
             "begin anew too; choose 'constant'"
         )
-
-
-def _nearest(value: int, unit: int) -> int:
-    return max(1, round(value / unit)) * unit

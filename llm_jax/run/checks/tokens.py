@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from llm_jax.core.checks import nearest_multiple
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Model
 from llm_jax.kernels.context import check_heads
@@ -20,7 +21,7 @@ def check(mesh: Mesh, length: int, shape: Mapping[str, int], built: Model) -> No
     chunks = math.lcm(context if by_heads or context == 1 else 2 * context, context * tensor if between else 1)
     if length % chunks:
         text = f"mesh.context={context}" + (f" x mesh.tensor={tensor} with mesh.sequence_sharded" if between else "")
-        near = max(1, round(length / chunks)) * chunks
+        near = nearest_multiple(length, chunks)
         raise UserError(f"data.seq_len={length} does not split into {chunks} chunks for {text}; try {near}")
     heads = getattr(built, "num_heads", None)
     if by_heads and heads and hasattr(built, "attention"):
