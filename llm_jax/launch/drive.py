@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable
 
-from llm_jax.core.table import UserError
 from llm_jax.launch import execute
 from llm_jax.launch.execute import Patience
 from llm_jax.launch.job import Command, Plan, Result, Status
@@ -63,15 +62,7 @@ def ask(plan: Plan, patience: Patience) -> Status:
 
 def answered(command: Command, read: Callable[[Result], Status | None], patience: Patience) -> Status:
     """Run a command until `read` understands what it says."""
-    pauses = patience.pauses()
-    for left in reversed(range(patience.tries)):
-        result = execute.run(command, patience)
-        status = read(result)
-        if status is not None:
-            return status
-        if left:
-            time.sleep(next(pauses))
-    raise UserError(f"cannot learn how the job stands: {execute.told(command, result)}")
+    return execute.until(command, patience, read, "cannot learn how the job stands")
 
 
 def ensure(plan: Plan, name: str, patience: Patience, say: Say) -> None:

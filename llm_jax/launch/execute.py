@@ -9,9 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from llm_jax.core.table import UserError
 from llm_jax.launch.job import Command, Result
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,29 @@ def insist(command: Command, patience: Patience, again: Callable[[], bool] = lam
     Raises:
         UserError: it failed every time; what it said last.
     """
+    return until(
+        command,
+        patience,
+        lambda result: result if result.code == 0 or not again() else None,
+        f"could not {command.why}",
+    )
+
+
+def until(command: Command, patience: Patience, read: Callable[[Result], Answer | None], complaint: str) -> Answer:
+    """Run a command, with pauses, until `read` makes something of its result, and return that.
+
+    Raises:
+        UserError: it never did: the complaint, and what the command said last.
+    """
     pauses = patience.pauses()
     for left in reversed(range(patience.tries)):
         result = run(command, patience)
-        if result.code == 0 or not again():
-            return result
+        answer = read(result)
+        if answer is not None:
+            return answer
         if left:
             time.sleep(next(pauses))
-    raise UserError(f"could not {command.why}: {told(command, result)}")
+    raise UserError(f"{complaint}: {told(command, result)}")
 
 
 def told(command: Command, result: Result) -> str:
