@@ -67,6 +67,7 @@ TIED = {"llama": ("1b", "150m")}
 """Presets whose table is the head too, where the preset leaves that to the recipe."""
 MORE = {"gpt2": {"max_positions": 1024}}
 """What presets of a family leave to the recipe beside it."""
+FAMILIES = sorted({MODEL_TYPES[theirs] for theirs, _ in CASES.values()})
 
 
 class Measured(NamedTuple):
@@ -203,7 +204,7 @@ def measure_family(family: str) -> Measured:
 
 def table() -> str:
     """Return the whole table, measured now."""
-    rows = [HEAD, ("---",) * len(HEAD), *(row(family, measure_family(family)) for family in MODELS)]
+    rows = [HEAD, ("---",) * len(HEAD), *(row(family, measure_family(family)) for family in FAMILIES)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import tests.conftest  # noqa: F401  # eight simulated devices, before jax looks for any
-from llm_jax.models import MODELS
+from tests.laws.kinds import KINDS
 from tests.laws.plans import PLANS, TOLERANCE, alone, differences, layout, on
 
 HEAD = f"""# Every plan, every family
@@ -47,7 +47,7 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--families", default=",".join(sorted(MODELS)))
+    parser.add_argument("--families", default=",".join(KINDS["deep"]))
     args = parser.parse_args()
     rows: dict[str, dict[str, float]] = {}
     for family in args.families.split(","):

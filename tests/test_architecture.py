@@ -5,11 +5,12 @@ import importlib
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from llm_jax.run import build
 from llm_jax.run.config import load_recipe, resolve
+from llm_jax.text import tokenizers
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "llm_jax"
@@ -133,10 +134,14 @@ def test_every_recipe_builds_and_traces_one_abstract_step(path):
     model = build.model(config, vocab_size=config.values["model"].get("vocab_size") or 512)
     transform, _ = build.optimizer(config, 10**9)
     learner = build.learner(config, parts, model, transform)
-    shape = (parts.data.batch_size, parts.data.seq_len)
+    fields = {name: np.zeros((parts.data.batch_size, parts.data.seq_len), np.int32) for name in ("tokens", "targets")}
+    reshaped = getattr(build.objective(config), "transform", None)
+    if reshaped is not None:
+        words = tokenizers.build("bytes", {})
+        fields = reshaped(words, parts.data.seq_len, 0)(fields, np.arange(parts.data.batch_size))
     with plan.active():
         state = jax.eval_shape(learner.init, jax.random.key(0))
-        batch = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in ("tokens", "targets")}
+        batch = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in fields.items()}
         after, stats = jax.eval_shape(learner.update, state, batch)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), state)
     assert stats["loss"].total.shape == ()

@@ -18,6 +18,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -60,12 +61,14 @@ class Declaration:
     axes: one logical name a dimension (`layer embed mlp heads kv head vocab expert`), or None.
     init: (key, shape of one layer) -> float32 array; a leading `layer` axis is drawn layer by layer.
     share: the part of it that one token is multiplied by: of experts, top_k / num_experts.
+    dtype: float32 of whatever gradients change; tables of counts have whole numbers.
     """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
     init: Callable[[Key, tuple[int, ...]], Array]
     share: float = 1.0
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,18 @@ class Decodes(Model, Protocol):
     def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]: ...
 
 
+@runtime_checkable
+class Samples(Model, Protocol):
+    """A model that draws whole texts, from nothing: int32 [B,length] tokens."""
+
+    def sample(self, params: Params, key: Key, batch_size: int, length: int) -> Array: ...
+
+
 class Objective(Protocol):
-    """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout."""
+    """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout.
+
+    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`.
+    """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...
 
@@ -134,10 +147,14 @@ class State:
 
 
 class Learner(NamedTuple):
-    """All that the training loop knows of learning: how a state begins, and how a batch changes it."""
+    """All that the training loop knows of learning: how a state begins, and how a batch changes it.
+
+    advice: statistic -> what to do when it is no longer finite, instead of lowering the rate.
+    """
 
     init: Callable[[Key], State]
     update: Callable[[State, Batch], tuple[State, Stats]]
+    advice: Mapping[str, str] = MappingProxyType({})
 
 
 # (params, batch, key) -> (gradients as a Mean of a tree, loss, statistics): what accumulate and the like compose.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from llm_jax.core.table import UserError, choices, lookup, nearest
 from llm_jax.data.clients import Rounds
 from llm_jax.data.documents import Document, Documents
+from llm_jax.data.features import Transform
 from llm_jax.data.loader import Loader
 from llm_jax.data.order import shares
 from llm_jax.data.packing import PACKINGS, Rows, join
@@ -20,6 +21,8 @@ from llm_jax.text.options import check
 from llm_jax.text.shards import Shard
 
 log = logging.getLogger(__name__)
+
+EVALUATION = -1  # the seed of what an objective draws there
 
 
 class Data(NamedTuple):
@@ -72,6 +75,7 @@ def build(
     packing: str = "concatenate",
     seed: int = 0,
     rounds: Rounds | None = None,
+    transform: Callable[[int], Transform | None] | None = None,
     train_bytes: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Data:
@@ -87,6 +91,7 @@ def build(
         packing: a key of `PACKINGS`.
         seed: chooses the order.
         rounds: how clients take turns in the training split, which one source then fills; None for no clients.
+        transform: seed -> what the objective makes of packed rows; evaluation has a seed of its own, always the same.
         train_bytes: put `bytes` into the training batches too; validation always has them.
         cache_dir: the cache's folder (default: `text.cache.folder()`).
 
@@ -123,7 +128,8 @@ def build(
                 weights.append(part.weight)
         counted = tokenizer.token_bytes if evaluation or train_bytes else None
         turns = None if evaluation else rounds
-        return Loader(corpora, weights, batch_size, seed, counted, turns) if corpora else None
+        reshaped = None if transform is None else transform(EVALUATION if evaluation else seed)
+        return Loader(corpora, weights, batch_size, seed, counted, turns, reshaped) if corpora else None
 
     train, validation = loader("train"), loader("validation")
     if train is None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from llm_jax.core.table import UserError
 from llm_jax.data.clients import Rounds
-from llm_jax.data.features import Fields, raw_bytes
+from llm_jax.data.features import Fields, Transform, raw_bytes
 from llm_jax.data.order import interleave, keys, permute, shares
 from llm_jax.data.packing import Rows, place
 
@@ -31,6 +31,7 @@ class Loader:
         batch_size: rows of the global batch, over all hosts.
         seed: chooses the order.
         token_bytes: int32 [V] raw bytes of each id, or None to leave out the field `bytes`.
+        transform: what an objective makes of the fields, before their bytes are counted; None for text as it is.
         rounds: by which the components, clients then, take turns; None for the order of a mixture.
     """
 
@@ -40,6 +41,7 @@ class Loader:
     seed: int = 0
     token_bytes: np.ndarray | None = None
     rounds: Rounds | None = None
+    transform: Transform | None = None
     _order: Callable[[int], tuple[np.ndarray, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -71,7 +73,7 @@ class Loader:
         """
         size = self._share(self.batch_size, process_count)
         first = step * self.batch_size + process_index * size
-        return self._assemble(*self._examples(first, first + size))
+        return self._assemble(np.arange(first, first + size), *self._examples(first, first + size))
 
     def once(
         self, batch_size: int, process_index: int = 0, process_count: int = 1, limit: int | None = None
@@ -92,7 +94,7 @@ class Loader:
             real = np.minimum(n, ends[-1] - 1)
             component = np.searchsorted(ends, real, side="right")
             row = real - np.concatenate([[0], ends])[component]
-            yield self._assemble(component, row, np.zeros_like(row), weighted=n < ends[-1])
+            yield self._assemble(real, component, row, np.zeros_like(row), n < ends[-1])
 
     def prefetch(
         self, start_step: int = 0, process_index: int = 0, process_count: int = 1, depth: int = 2
@@ -117,7 +119,12 @@ class Loader:
         return found[0] if len(found) == 1 else [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _assemble(
-        self, component: np.ndarray, row: np.ndarray, epoch: np.ndarray, weighted: np.ndarray | None = None
+        self,
+        numbers: np.ndarray,
+        component: np.ndarray,
+        row: np.ndarray,
+        epoch: np.ndarray,
+        weighted: np.ndarray | None = None,
     ) -> Fields:
         """Return the batch of these rows; `weighted` bool [B] sets the weights of the others to 0."""
         if len(self.components) == 1:
@@ -133,6 +140,8 @@ class Loader:
             fields["weights"] = weights * weighted[:, None].astype(np.float32)
             if "segments" in fields:
                 fields["segments"] = fields["segments"] * weighted[:, None].astype(np.int32)
+        if self.transform is not None:
+            fields = self.transform(fields, numbers)
         if self.token_bytes is not None:
             fields["bytes"] = raw_bytes(fields, self.token_bytes)
         return fields

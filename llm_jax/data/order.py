@@ -32,6 +32,12 @@ def keys(seed: int, name: int, epochs: np.ndarray) -> np.ndarray:
     return mix(mix(start ^ np.uint64(name)) ^ epochs.astype(np.uint64))
 
 
+def uniform(seed: int, name: int, numbers: np.ndarray, size: int) -> np.ndarray:
+    """Return float64 [n,size], uniform in [0, 1), for each of int64 [n] examples, for the purpose `name`."""
+    columns = mix(np.arange(size).astype(np.uint64))
+    return (mix(keys(seed, name, numbers)[:, None] ^ columns) >> np.uint64(11)) * 2.0**-53
+
+
 def permute(index: np.ndarray, size: int, key: np.ndarray) -> np.ndarray:
     """Return the places of int64 [n] indices within permutations of range(size); key uint64 [n] chooses them."""
     bits = max(2, (size - 1).bit_length())

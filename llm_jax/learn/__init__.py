@@ -3,6 +3,11 @@
 Letters: W workers that learn apart for a while, P fragments of the layers.
 """
 
+# How a state changes by a batch: (model, objective, optimizer, microbatches=…) -> Learner.
+LEARNERS = {
+    "gradient": "llm_jax.learn.gradient:descent",
+}
+
 # What brings workers together again: (learning_rate, momentum) -> an optax transformation of the outer gradient.
 OUTER = {
     "average": "llm_jax.learn.outer:average",

@@ -25,7 +25,7 @@ def ema(learner: Learner, decay: float) -> Learner:
         average = jax.tree.map(lambda a, p: (d * a + (1 - d) * p).astype(a.dtype), state.extra["ema"], new.params)
         return replace(new, extra={**new.extra, "ema": average}), stats
 
-    return Learner(init, update)
+    return learner._replace(init=init, update=update)
 
 
 def averaged(state: State) -> Params:

@@ -13,6 +13,7 @@ import optax
 
 from llm_jax.core import keys
 from llm_jax.core.types import Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, State, Stats
+from llm_jax.learn.accumulate import accumulate
 from llm_jax.optim.transform import global_norm
 
 
@@ -28,6 +29,13 @@ def plain(model: Model, objective: Objective) -> GradientRule:
         return Mean(gradients, loss.weight), loss, stats
 
     return rule
+
+
+def descent(
+    model: Model, objective: Objective, optimizer: optax.GradientTransformation, *, microbatches: int = 1
+) -> Learner:
+    """Return the learner of a model and an objective, each batch computed in so many parts."""
+    return gradient(accumulate(plain(model, objective), microbatches), model.init, optimizer)
 
 
 def gradient(

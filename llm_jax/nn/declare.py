@@ -6,10 +6,10 @@ tables derive. A value's key folds in its path, so that adding one parameter doe
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from llm_jax.core import keys, tree
@@ -52,7 +52,7 @@ def declarations(module: nn.Module, *inputs: Any, layers: int | None = None, **n
         _RECORD.reset(token)
     if layers is None:
         return record
-    return {p: Declaration((layers, *d.shape), ("layer", *d.axes), d.init, d.share) for p, d in record.items()}
+    return {p: replace(d, shape=(layers, *d.shape), axes=("layer", *d.axes)) for p, d in record.items()}
 
 
 def under(**parts: Mapping[str, Declaration]) -> dict[str, Declaration]:
@@ -61,11 +61,11 @@ def under(**parts: Mapping[str, Declaration]) -> dict[str, Declaration]:
 
 
 def initialize(declared: Mapping[str, Declaration], key: Key) -> Params:
-    """Return the initial values: a nested dictionary of float32 arrays, laid out by the active plan."""
+    """Return the initial values: a nested dictionary of arrays, laid out by the active plan."""
     return tree.unflatten({path: place(_draw(d, keys.fold(key, path)), *d.axes) for path, d in declared.items()})
 
 
 def _draw(d: Declaration, key: Key) -> Array:
     if d.axes[:1] != ("layer",):
-        return d.init(key, d.shape).astype(jnp.float32)
-    return jax.vmap(lambda k: d.init(k, d.shape[1:]).astype(jnp.float32))(jax.random.split(key, d.shape[0]))
+        return d.init(key, d.shape).astype(d.dtype)
+    return jax.vmap(lambda k: d.init(k, d.shape[1:]).astype(d.dtype))(jax.random.split(key, d.shape[0]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,15 +11,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Declaration, GradientRule, Learner, Model, Objective, State
+from llm_jax.core.types import Declaration, Decodes, Learner, Model, Objective, Samples, State
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
-from llm_jax.learn import OUTER
-from llm_jax.learn.accumulate import accumulate
+from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.ema import ema
-from llm_jax.learn.gradient import gradient, plain
 from llm_jax.learn.local import federated, local
 from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
@@ -101,6 +100,8 @@ def check(config: Config) -> tuple[Sections, Plan]:
     fit.check(plan, declared, [rows, *judged])
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
+    if parts.sample.prompts and not isinstance(built, Decodes | Samples):
+        raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"])
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
@@ -127,7 +128,7 @@ def plan_of(mesh: sections.Mesh) -> Plan:
 
 def abstract(d: Declaration) -> jax.ShapeDtypeStruct:
     """Return the shape and dtype of a declared parameter."""
-    return jax.ShapeDtypeStruct(d.shape, "float32")
+    return jax.ShapeDtypeStruct(d.shape, d.dtype)
 
 
 def num_steps(parts: Sections, duration: Duration, examples_per_epoch: int) -> int | None:
@@ -140,11 +141,14 @@ def num_steps(parts: Sections, duration: Duration, examples_per_epoch: int) -> i
 
 
 def model(config: Config, *, vocab_size: int) -> Model:
-    """Return the model of a configuration; what it leaves open derives from the data."""
+    """Return the model of a configuration; what it leaves open derives from the data and the objective.
+
+    vocab_size: ids of the tokenizer; those that the objective adds come after them.
+    """
     values = dict(config.values["model"])
     cls = lookup(MODELS, values.pop("name"), "model.name")
     if values.get("vocab_size") is None:
-        values["vocab_size"] = vocab_size
+        values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
         values["max_positions"] = config.values["data"]["seq_len"]
     return construct(cls, values)
@@ -175,13 +179,15 @@ def tokenizer(parts: Sections) -> Tokenizer:
     return tokenizers.build(name, options, texts, fingerprint)
 
 
-def batches(parts: Sections, words: Tokenizer, seed: int) -> Data:
+def batches(config: Config, parts: Sections, words: Tokenizer) -> Data:
     """Return the loaders of a configuration."""
-    d, w = parts.data, parts.local
+    d, w, seed = parts.data, parts.local, config.values["seed"]
+    transform = getattr(objective(config), "transform", None)
     rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
         mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
+        transform=transform and partial(transform, words, d.seq_len),
     )  # fmt: skip
 
 
@@ -198,7 +204,7 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
     parts, plan = check(config)
     words = words or tokenizer(parts)
     check_vocabulary(config.values["model"].get("vocab_size"), words)
-    loaders = batches(parts, words, config.values["seed"])
+    loaders = batches(config, parts, words)
     duration = durations.parse(parts.train.duration)
     steps = num_steps(parts, duration, loaders.train.examples_per_epoch)
     built = model(config, vocab_size=words.vocab_size)
@@ -212,8 +218,8 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
 
 def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
     """Return the learner of a configuration."""
-    rule: GradientRule = accumulate(plain(built, objective(config)), parts.train.microbatches)
-    taught = gradient(rule, built.init, transform)
+    make = lookup(LEARNERS, parts.train.learner, "train.learner")
+    taught: Learner = make(built, objective(config), transform, microbatches=parts.train.microbatches)
     if parts.local.name != "none":
         taught = _apart(taught, parts.local, clients=parts.data.federated)
     return taught if parts.train.ema is None else ema(taught, parts.train.ema)

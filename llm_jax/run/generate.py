@@ -3,8 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import jax
+import numpy as np
+
+from llm_jax.core import keys
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Decodes, Model, Params
+from llm_jax.core.types import Decodes, Model, Params, Samples
 from llm_jax.decode.sample import generate, stream
 from llm_jax.run.sections import Sample
 from llm_jax.text import chat
@@ -40,12 +44,28 @@ def decoding(model: Model) -> Decodes:
 
 
 def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sample, *, seed: int) -> list[str]:
-    """Return each of the section's prompts with its continuation."""
+    """Return each of the section's prompts with its continuation; or a whole text for each, of a model that draws them.
+
+    Raises:
+        UserError: the model does neither, or draws whole texts and a prompt is not empty.
+    """
+    if isinstance(model, Samples):
+        if any(sample.prompts):
+            raise UserError("this model draws whole texts; give an empty prompt for each")
+        drawn = jax.jit(model.sample, static_argnums=(2, 3))
+        made = drawn(params, keys.fold(jax.random.key(seed), "sample"), len(sample.prompts), sample.tokens)
+        return [tokenizer.decode(_ended(row, tokenizer)) for row in np.asarray(made).tolist()]
     rows = generate(
         decoding(model), params, encoded(tokenizer, sample.prompts), max_new_tokens=sample.tokens,
         settings=sample.settings(), seed=seed, eos_id=tokenizer.eos_id, vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
     return [prompt + tokenizer.decode(row) for prompt, row in zip(sample.prompts, rows, strict=True)]
+
+
+def _ended(row: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The ids before the end of a text, without those that an objective adds to the tokenizer's."""
+    end = row.index(tokenizer.eos_id) if tokenizer.eos_id in row else len(row)
+    return [i for i in row[:end] if i < tokenizer.vocab_size]
 
 
 def pieces(

@@ -115,9 +115,7 @@ class OpenRun:
         declared = self.model.declarations()
         shardings = plans.current().shardings(declared)
         here = SingleDeviceSharding(jax.devices()[0])
-        leaves = {
-            p: jax.ShapeDtypeStruct(d.shape, "float32", sharding=shardings[p] or here) for p, d in declared.items()
-        }
+        leaves = {p: jax.ShapeDtypeStruct(d.shape, d.dtype, sharding=shardings[p] or here) for p, d in declared.items()}
         return tree.unflatten(leaves)
 
     def _checkpoints(self) -> Checkpoints:

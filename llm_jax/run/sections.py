@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llm_jax.core import checks, durations
-from llm_jax.core.table import UserError, choices
+from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.decode.filters import Sampling
-from llm_jax.learn import OUTER
+from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.mesh.plan import AXES
 from llm_jax.run.targets import Launch
 
@@ -55,14 +55,19 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """How long, in how many parts a batch is computed, and whether parameters are averaged (None: no)."""
+    """How long, by which of learn.LEARNERS, in how many parts a batch is computed, and whether parameters are averaged.
+
+    ema: the decay of the average; None: no average.
+    """
 
     duration: str = "1000 steps"
+    learner: str = "gradient"
     microbatches: int = 1
     ema: float | None = None
 
     def __post_init__(self) -> None:
         durations.parse(self.duration)
+        lookup(LEARNERS, self.learner, "train.learner")
         checks.positive("train", microbatches=self.microbatches)
         checks.fraction("train", ema=self.ema)
 

@@ -181,9 +181,10 @@ class Loop:
         for name, mean in self._meter.sums.items():
             if not math.isfinite(mean.total):
                 rate = self._run.config.values["optimizer"]["learning_rate"]
+                slower = f"Lower optimizer.learning_rate={rate} or clip with optimizer.clip_norm, in a new workdir"
                 raise UserError(
                     f"{name} is {mean.total} at step {step}; the last checkpoint is of step {self._saved.latest()}. "
-                    f"Lower optimizer.learning_rate={rate} or clip with optimizer.clip_norm, in a new workdir"
+                    f"{self._run.learner.advice.get(name, slower)}"
                 )
 
     def _log(self, step: int) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_jax.core.table import UserError
-from llm_jax.data.order import interleave, keys, permute, shares
+from llm_jax.data.order import interleave, keys, permute, shares, uniform
 
 
 @settings(deadline=None, max_examples=80)
@@ -75,3 +75,14 @@ def test_weights_become_exact_integers():
 def test_a_weight_must_be_a_positive_number(weight):
     with pytest.raises(UserError, match="positive finite"):
         shares([1.0, weight])
+
+
+def test_numbers_drawn_for_an_example_are_uniform_and_its_own():
+    n = np.arange(2000)
+    drawn = uniform(3, 1, n, 50)
+    assert drawn.shape == (2000, 50) and drawn.min() >= 0 and drawn.max() < 1
+    assert abs(drawn.mean() - 1 / 2) < 0.005 and abs(drawn.var() - 1 / 12) < 0.002
+    assert abs(np.corrcoef(drawn[:, :8].T) - np.eye(8)).max() < 0.1
+    np.testing.assert_array_equal(uniform(3, 1, n[70:71], 50)[0], drawn[70])
+    np.testing.assert_array_equal(uniform(3, 1, n, 20), drawn[:, :20])
+    assert not np.isin(uniform(4, 1, n, 50), drawn).any() and not np.isin(uniform(3, 2, n, 50), drawn).any()

@@ -11,7 +11,7 @@ import pytest
 from llm_jax.core import tree
 from llm_jax.mesh import plan
 from llm_jax.mesh.hosts import to_devices
-from llm_jax.models import MODELS
+from tests.laws.kinds import KINDS
 
 rng = np.random.default_rng(5)
 ROWS, T = 4, 16
@@ -43,7 +43,7 @@ each = pytest.mark.parametrize(
     ("family", "layout"),
     [
         pytest.param(f, name, marks=[] if (f, name) in ALWAYS else pytest.mark.exhaustive, id=f"{f} {name}")
-        for f in sorted(MODELS)
+        for f in KINDS["split"]
         for name in PLANS
     ],
 )

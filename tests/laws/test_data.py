@@ -1,6 +1,7 @@
 """Laws of the data line, for every packing, one corpus and a mixture: one order, whoever reads it and whenever."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from llm_jax.core.table import UserError
 from llm_jax.data.build import Texts, build
 from llm_jax.data.loader import Loader, ahead
+from llm_jax.data.order import uniform
 from llm_jax.data.packing import PACKINGS, Rows
 from llm_jax.data.sources import open_source
 from llm_jax.text import tokenizers
@@ -141,3 +143,31 @@ def test_an_error_of_the_thread_is_raised_in_the_consumer():
     with pytest.raises(OSError, match="the disk is gone"):
         next(items)
     assert list(ahead(iter([]), 1)) == []
+
+
+def hidden(words, seq_len, seed):
+    """Hide a third of the tokens of each row, by its number, behind an id that the tokenizer does not have."""
+
+    def transform(fields, numbers):
+        weights = fields.get("weights", np.ones(fields["tokens"].shape, np.float32))
+        chosen = (uniform(seed, 7, numbers, seq_len) < 1 / 3) & (weights > 0)
+        targets = np.where(chosen, fields["tokens"], words.vocab_size + 3)
+        tokens = np.where(chosen, words.vocab_size, fields["tokens"]).astype(np.int32)
+        return fields | {"tokens": tokens, "targets": targets, "weights": chosen.astype(np.float32)}
+
+    return transform
+
+
+def test_what_an_objective_hides_is_decided_by_seed_and_example(make):
+    of = partial(hidden, TOKENIZER, 32)
+    first, other = (make(seed=seed, transform=of) for seed in (1, 2))
+    loader, rows = first.train, first.train.examples_per_epoch
+    assert same(loader.batch(5), make(seed=1, transform=of).train.batch(5))
+    halves = [loader.local(5, process, 2) for process in range(2)]
+    assert same(loader.batch(5), {k: np.concatenate([half[k] for half in halves]) for k in halves[0]})
+    masks = [loader.batch(step)["weights"] for step in range(rows // 8, rows // 8 + 3)] + [loader.batch(5)["weights"]]
+    assert len({mask.tobytes() for mask in masks}) == 4
+    assert not np.array_equal(loader.batch(5)["weights"], other.train.batch(5)["weights"])
+    for batch, again in zip(first.validation.once(8), first.validation.once(8), strict=True):
+        assert same(batch, again)
+        assert not batch["bytes"][batch["weights"] == 0].any() and batch["bytes"][batch["weights"] > 0].any()

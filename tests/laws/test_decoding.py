@@ -32,6 +32,7 @@ def unstacked(params):
     return {name: stack.unstack(part) if name.endswith("blocks") else part for name, part in params.items()}
 
 
+@pytest.mark.of("causal")
 @pytest.mark.parametrize("layout", ["stacked", "unstacked", "scanned"])
 def test_cached_is_whole(model, params, layout):
     """Prompts of unequal length, then one token, then three, then one."""
@@ -117,10 +118,12 @@ def test_a_window_beyond_the_longest_text_keeps_it_all(make):
     assert list(make(window=99).empty_cache(2, 16).stores) == [16]
 
 
+@pytest.mark.of("decoder")
 def test_every_family_with_windows_is_tested(model, family):
     assert hasattr(model, "window") == (family in WINDOWED)
 
 
+@pytest.mark.of("causal")
 def test_a_prompt_without_segments_is_all_text(model, params):
     @jax.jit
     def read(params, batch):
@@ -131,6 +134,7 @@ def test_a_prompt_without_segments_is_all_text(model, params):
     jax.tree.map(close, read(params, {"tokens": TEXT}), read(params, spelled))
 
 
+@pytest.mark.of("decoder")
 def test_gradients_do_not_depend_on_the_layout(model, params):
     """Layers one by one or in one stack: the same gradient, leaf by leaf."""
     loss = jax.jit(jax.grad(lambda p: (model.apply(p, {"tokens": TEXT}).logits ** 2).mean()))

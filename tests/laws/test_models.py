@@ -54,6 +54,7 @@ def test_int64_tokens_of_numpy_are_legal(model, params):
         np.testing.assert_array_equal(logits(model)(params, same), out)
 
 
+@pytest.mark.of("decoder")
 def test_no_hidden_state_depends_on_a_later_token(model, params):
     """By gradient: all tokens differ, so that a row of the embedding table belongs to one place of the text."""
     T, direction = 12, np.random.default_rng(2).normal(size=16).astype(np.float32)
@@ -67,6 +68,7 @@ def test_no_hidden_state_depends_on_a_later_token(model, params):
     np.testing.assert_array_equal(reached, np.tri(T, dtype=bool))
 
 
+@pytest.mark.of("causal")
 def test_no_logit_depends_on_a_later_token(model, params):
     """By value: whatever follows position t, the logits up to t are the same bits."""
     run, before = logits(model), logits(model)(params, {"tokens": TOKENS})
@@ -78,6 +80,7 @@ def test_no_logit_depends_on_a_later_token(model, params):
         assert not np.allclose(after[:, t], before[:, t])
 
 
+@pytest.mark.of("packed")
 def test_packing_and_padding_change_no_logit(model, params):
     """Two texts in one row, or one with padding on either side or on both, give the logits that each has alone."""
     a, b, pad = TOKENS[0, :6], TOKENS[1, :6], np.array([5, 9, 9, 5, 1, 2], np.int32)
@@ -118,6 +121,7 @@ def test_jitted_is_eager(model, params):
     close(logits(model)(params, {"tokens": TOKENS}), model.apply(params, {"tokens": TOKENS}).logits)
 
 
+@pytest.mark.of("deep")
 def test_scanned_is_unrolled(make, draw):
     """With dropout too: the same draws in the same layers."""
     model = make(dropout=0.25)
@@ -128,6 +132,7 @@ def test_scanned_is_unrolled(make, draw):
     trees_close({"all": results[0]}, {"all": results[1]})
 
 
+@pytest.mark.of("deep")
 def test_the_program_of_scanned_layers_does_not_grow_with_their_number(make):
     def length(layers):
         model = make(num_layers=layers)
@@ -138,6 +143,7 @@ def test_the_program_of_scanned_layers_does_not_grow_with_their_number(make):
     assert length(6) == length(12)  # whole repeats of every pattern
 
 
+@pytest.mark.of("deep")
 def test_what_is_recomputed_changes_no_gradient(model, params):
     results = {}
     for remat in plan.REMAT:
@@ -147,6 +153,7 @@ def test_what_is_recomputed_changes_no_gradient(model, params):
     trees_close({"all": results["dots"]}, {"all": results["none"]})
 
 
+@pytest.mark.of("deep")
 def test_dropout_needs_a_key_and_follows_it(make, draw):
     model = make(dropout=0.5)
     params, run = draw(model), logits(model)
@@ -158,6 +165,7 @@ def test_dropout_needs_a_key_and_follows_it(make, draw):
     assert not np.allclose(first, without) and not np.allclose(first, other)
 
 
+@pytest.mark.of("deep")
 def test_bfloat16_stays_near_float32(model, params):
     def both(params, batch):
         out = model.apply(params, batch)
@@ -182,6 +190,7 @@ def test_init_returns_what_is_declared(model):
     assert all(n is None or n in plan.RULES for d in model.declarations().values() for n in d.axes)
 
 
+@pytest.mark.of("deep")
 def test_every_parameter_matters(model, params):
     """A declared parameter on which neither a logit nor what the model adds to its loss depends is dead weight."""
     batch = {"tokens": TOKENS, "segments": np.repeat([[1, 2]], 6, axis=1).repeat(2, axis=0)}

@@ -42,7 +42,7 @@ OTHER = {  # a legal value of another kind than a small number, for keys that ne
     "objective.name": "causal",
     "data.mixture": '[{"source": "sotu"}]', "optimizer.decay_exclude": '["x"]', "init_from": "elsewhere",
     "data.tokenizer.name": "characters", "launch.slurm.python": "python3", "launch.gke.namespace": "space",
-    "local.name": "diloco", "mesh.context_by": "heads",
+    "train.learner": "gradient", "local.name": "diloco", "mesh.context_by": "heads",
 }  # fmt: skip
 
 OF_TYPE = {
