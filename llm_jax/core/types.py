@@ -120,6 +120,13 @@ class Decodes(Model, Protocol):
 
 
 @runtime_checkable
+class Conditional(Model, Protocol):
+    """A model of a text given another: `apply` reads `source_tokens`, and `encode` is what it makes of them [B,S,D]."""
+
+    def encode(self, params: Params, batch: Batch, *, key: Key | None = None) -> Array: ...
+
+
+@runtime_checkable
 class Samples(Model, Protocol):
     """A model that draws whole texts: tokens int32 [B,length] after `start`, int32 [B], which ends another text."""
 
