@@ -136,6 +136,12 @@ class Carries(Decodes, Protocol):
     def carry(self, params: Params, batch: Batch, cache: Cache, key: Key | None = None) -> tuple[Outputs, Cache]: ...
 
 
+class Conditional(Model, Protocol):
+    """A model of a text given another: `apply` reads `source_tokens`, and `encode` is what it makes of them [B,S,D]."""
+
+    def encode(self, params: Params, batch: Batch, *, key: Key | None = None) -> Array: ...
+
+
 @runtime_checkable
 class Samples(Model, Protocol):
     """A model that draws whole texts: tokens int32 [B,length] after `start`, int32 [B], which ends another text."""
