@@ -72,7 +72,7 @@ class SelfAttention(nn.Module):
     norm: epsilon of an RMSNorm (or norm_kind) of each query and key, or, with joint_norm, of those of all heads as one
     vector. window: tokens that each sees. sinks: whether each head has the score of a key of no value. scale: of the
     scores, default K^-1/2. out_bias: whether the result has a bias, default as the others. softcap: scores are
-    softcap · tanh(scores / softcap).
+    softcap · tanh(scores / softcap). causal: whether a token sees no later ones.
     """
 
     num_heads: int
@@ -92,6 +92,7 @@ class SelfAttention(nn.Module):
     joint_norm: bool = False
     softcap: float | None = None
     norm_kind: Any = RmsNorm
+    causal: bool = True
 
     @nn.compact
     def __call__(
@@ -139,6 +140,8 @@ class SelfAttention(nn.Module):
 
     def _attention(self) -> Any:
         options: dict[str, Any] = {"window": self.window, "scale": self.scale, "softcap": self.softcap}
+        if not self.causal:
+            options["causal"] = False
         if self.sinks:
             options["sinks"] = weight(self, "sinks", (self.num_heads,), ("heads",), zeros)
         return partial(lookup(ATTENTION, self.kernel, "model.attention"), **options)

@@ -4,6 +4,7 @@ OBJECTIVES = {
     "causal": "llm_jax.objectives.causal:Causal",
     "denoising": "llm_jax.objectives.denoising:Denoising",
     "elbo": "llm_jax.objectives.elbo:Elbo",
+    "masked": "llm_jax.objectives.masked:Masked",
     "prefix": "llm_jax.objectives.prefix:Prefix",
     "several": "llm_jax.objectives.several:Several",
     "span": "llm_jax.objectives.span:Span",

@@ -29,7 +29,8 @@ def losses(model):
 
     def loss(params, batch, key=None):
         out = model.apply(params, batch, key=key)
-        return jnp.square(jax.nn.log_softmax(out.logits)).mean() + sum(m.value for m in out.aux.values())
+        added = sum(m.value for m in out.aux.values()) + sum(jnp.square(x).mean() for x in out.extras.values())
+        return jnp.square(jax.nn.log_softmax(out.logits)).mean() + added
 
     return jax.jit(jax.value_and_grad(loss))
 
