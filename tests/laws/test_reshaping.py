@@ -69,6 +69,7 @@ def test_shapes_do_not_depend_on_the_rows_and_rows_without_weight_stay_without(o
         assert all((w.any() == (size > 0)) or size == 1 for w in weights)
         if size == 0:
             assert not any(w.any() for w in weights)
+            assert "source_tokens" not in short or not (short["targets"].any() or short["source_tokens"].any())
 
 
 def test_every_id_is_of_the_tokenizer_or_of_those_that_the_objective_adds(objective):
