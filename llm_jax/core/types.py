@@ -169,7 +169,8 @@ class Latent(Samples, Protocol):
 class Objective(Protocol):
     """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout.
 
-    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`.
+    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`; one that
+    not every model fits has `fits(model)`, which raises UserError before anything is read.
     """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...
