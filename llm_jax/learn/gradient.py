@@ -14,6 +14,7 @@ import optax
 from llm_jax.core import keys
 from llm_jax.core.types import Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, State, Stats
 from llm_jax.learn.accumulate import accumulate
+from llm_jax.mesh.place import fetched
 from llm_jax.optim.transform import global_norm
 
 
@@ -62,7 +63,7 @@ def gradient(
         summed, loss, stats = rule(state.params, batch, keys.fold(state.key, seed_key, state.step))
         with jax.named_scope("optimizer"):
             gradients = summed.value
-            updates, opt = optimizer.update(gradients, state.opt, state.params)
+            updates, opt = optimizer.update(gradients, fetched(state.opt), state.params)
             params = optax.apply_updates(state.params, updates)
         one = jnp.float32(1)
         stats = stats | {"objective": loss, "gradient_norm": Mean(global_norm(gradients), one)}

@@ -43,6 +43,13 @@ def place(x: Array, *names: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
 
 
+def fetched(state: Any) -> Any:
+    """Bring what an optimizer keeps to the device, where the plan has it wait in the host's memory."""
+    if "optimizer" not in plan.current().offload:
+        return state
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device), state)
+
+
 def axes_of(entry: Any) -> tuple[str, ...]:
     """Return the mesh axes of one entry of a PartitionSpec."""
     return (entry,) if isinstance(entry, str) else tuple(entry or ())
