@@ -120,6 +120,29 @@ class Decodes(Model, Protocol):
 
 
 @runtime_checkable
+class Counts(Model, Protocol):
+    """A model of counts: `count` adds those of a batch, `ready` what predictions are made from, once it is needed."""
+
+    @property
+    def capacity(self) -> int: ...
+    def count(self, params: Params, batch: Batch) -> Params: ...
+    def ready(self, params: Params) -> Params: ...
+
+
+@runtime_checkable
+class Carries(Decodes, Protocol):
+    """A model whose cache has one size for texts of any length, and which trains from where a text was left."""
+
+    def carry(self, params: Params, batch: Batch, cache: Cache, key: Key | None = None) -> tuple[Outputs, Cache]: ...
+
+
+class Conditional(Model, Protocol):
+    """A model of a text given another: `apply` reads `source_tokens`, and `encode` is what it makes of them [B,S,D]."""
+
+    def encode(self, params: Params, batch: Batch, *, key: Key | None = None) -> Array: ...
+
+
+@runtime_checkable
 class Samples(Model, Protocol):
     """A model that draws whole texts: tokens int32 [B,length] after `start`, int32 [B], which ends another text."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from llm_jax.core.table import UserError
 from llm_jax.data.clients import Rounds
 from llm_jax.data.features import Fields, Transform, raw_bytes
-from llm_jax.data.order import interleave, keys, permute, shares
+from llm_jax.data.order import contiguous, interleave, keys, permute, shares
 from llm_jax.data.packing import Rows, place
 
 SHUFFLE = 1 << 32  # + component: what the random numbers are for
@@ -45,11 +45,20 @@ class Loader:
     _order: Callable[[int], tuple[np.ndarray, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if self._contiguous and (len(self.components) > 1 or self.components[0].count < self.batch_size):
+            raise UserError(
+                f'data.packing="contiguous" gives each of data.batch_size={self.batch_size} rows a text of its own, '
+                f"of one source; here are {len(self.components)} with {self.components[0].count} rows in the first. "
+                "Take one source, and smaller batches or shorter rows"
+            )
         parts, sizes = shares(self.weights), np.array([rows.count for rows in self.components])
 
         @lru_cache(maxsize=4)
         def compute(block: int) -> tuple[np.ndarray, ...]:
             n = block * BLOCK + np.arange(BLOCK)
+            if self._contiguous:
+                row, epoch, _ = contiguous(n, int(sizes[0]), self.batch_size)
+                return np.zeros_like(row), row, epoch
             if self.rounds is not None:
                 return self.rounds.order(n, self.batch_size, sizes, self.seed)
             return order(n, parts, sizes.tolist(), self.seed)
@@ -59,7 +68,13 @@ class Loader:
     @property
     def examples_per_epoch(self) -> int:
         """Rows in all components together; components of a mixture come round by their weights, not together."""
+        if self._contiguous:
+            return self.components[0].count // self.batch_size * self.batch_size
         return sum(rows.count for rows in self.components)
+
+    @property
+    def _contiguous(self) -> bool:
+        return any(rows.contiguous for rows in self.components)
 
     def batch(self, step: int) -> Fields:
         """Return the global batch of `step` (from 0)."""
@@ -140,6 +155,10 @@ class Loader:
             fields["weights"] = weights * weighted[:, None].astype(np.float32)
             if "segments" in fields:
                 fields["segments"] = fields["segments"] * weighted[:, None].astype(np.int32)
+        if self._contiguous:
+            _, _, step = contiguous(numbers, self.components[0].count, self.batch_size)
+            length = fields["tokens"].shape[1]
+            fields["positions"] = (step[:, None] * length + np.arange(length)).astype(np.int32)
         if self.transform is not None:
             fields = self.transform(fields, numbers)
         if self.token_bytes is not None:

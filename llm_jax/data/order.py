@@ -60,6 +60,17 @@ def _feistel(x: np.ndarray, key: np.ndarray, low: np.uint64, masks: tuple[np.uin
     return halves[0] | (halves[1] << low)
 
 
+def contiguous(n: np.ndarray, rows: int, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (row, epoch, which step of its epoch), int64 [n], of examples n of `rows` rows that are read in order.
+
+    The rows are dealt to the B rows of a batch in as many equal runs, of which a remainder of less than B rows is left.
+    """
+    steps = rows // batch_size
+    step, place = np.divmod(n, batch_size)
+    epoch, within = np.divmod(step, steps)
+    return place * steps + within, epoch, within
+
+
 def shares(weights: Sequence[float]) -> list[int]:
     """Return integers in the proportion of the weights, exactly where their decimal notation allows.
 

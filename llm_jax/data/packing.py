@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 PACKINGS = {
     "concatenate": "llm_jax.data.packing:concatenate",
+    "contiguous": "llm_jax.data.packing:contiguous",
     "first_fit": "llm_jax.data.packing:first_fit",
 }
 ARRAYS = ("rows", "start", "length", "column")  # of a packing
@@ -36,10 +37,12 @@ class Rows:
     Attributes:
         count: rows in an epoch, the same in each.
         gather: (rows int64 [B] below `count`, epochs int64 [B]) -> fields [B,T].
+        contiguous: whether each row goes on where the one before it ends, and training is to read them so.
     """
 
     count: int
     gather: Callable[[np.ndarray, np.ndarray], Fields]
+    contiguous: bool = False
 
 
 def join(corpora: Sequence[Rows]) -> Rows:
@@ -100,6 +103,24 @@ def concatenate(
         return next_token(shard.tokens[(shift + rows * seq_len)[:, None] + steps])
 
     return Rows(count, gather)
+
+
+def contiguous(
+    shard: Shard, seq_len: int, *, seed: int, evaluation: bool, pad_id: int = 0, cache_dir: str | Path | None = None
+) -> Rows:
+    """Cut the stream as `concatenate` does, in the same places every epoch, into rows that are read in their order.
+
+    For a model that carries its state: row b of a batch goes on in row b of the next (`data.order.contiguous`).
+    `positions` count from the beginning of each such text, so that 0 says where one begins.
+
+    Raises:
+        UserError: as `concatenate`.
+    """
+    whole = concatenate(shard, seq_len, seed=seed, evaluation=evaluation, pad_id=pad_id, cache_dir=cache_dir)
+    if evaluation:
+        return whole
+    steps = np.arange(seq_len + 1)
+    return Rows(whole.count, lambda rows, _: next_token(shard.tokens[rows[:, None] * seq_len + steps]), contiguous=True)
 
 
 def _padded(tokens: np.ndarray, index: np.ndarray, pad_id: int) -> Fields:

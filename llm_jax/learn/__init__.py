@@ -3,8 +3,10 @@
 Letters: W workers that learn apart for a while, P fragments of the layers.
 """
 
-# How a state changes by a batch: (model, objective, optimizer, microbatches=…) -> Learner.
+# How a state changes by a batch: (model, objective, optimizer, microbatches=…, batch_size=…) -> Learner.
 LEARNERS = {
+    "carried": "llm_jax.learn.carried:carried",
+    "counting": "llm_jax.learn.counting:counting",
     "gradient": "llm_jax.learn.gradient:descent",
 }
 

@@ -33,7 +33,12 @@ def plain(model: Model, objective: Objective) -> GradientRule:
 
 
 def descent(
-    model: Model, objective: Objective, optimizer: optax.GradientTransformation, *, microbatches: int = 1
+    model: Model,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+    batch_size: int | None = None,
 ) -> Learner:
     """Return the learner of a model and an objective, each batch computed in so many parts."""
     return gradient(accumulate(plain(model, objective), microbatches), model.init, optimizer)
@@ -56,17 +61,26 @@ def gradient(
     """
 
     def start(key: Key) -> State:
-        params = init(keys.fold(key, "params"))
-        return State(jnp.int32(0), params, optimizer.init(params), key, {})
+        return begun(key, init, optimizer)
 
     def update(state: State, batch: Batch) -> tuple[State, Stats]:
         summed, loss, stats = rule(state.params, batch, keys.fold(state.key, seed_key, state.step))
-        with jax.named_scope("optimizer"):
-            gradients = summed.value
-            updates, opt = optimizer.update(gradients, fetched(state.opt), state.params)
-            params = optax.apply_updates(state.params, updates)
-        one = jnp.float32(1)
-        stats = stats | {"objective": loss, "gradient_norm": Mean(global_norm(gradients), one)}
-        return State(state.step + 1, params, opt, state.key, state.extra), stats
+        return descended(state, summed, optimizer, stats | {"objective": loss})
 
     return Learner(start, update)
+
+
+def begun(key: Key, init: Callable[[Key], Params], optimizer: optax.GradientTransformation) -> State:
+    """Return the first state of parameters that `optimizer` changes."""
+    params = init(keys.fold(key, "params"))
+    return State(jnp.int32(0), params, optimizer.init(params), key, {})
+
+
+def descended(state: State, summed: Mean, optimizer: optax.GradientTransformation, stats: Stats) -> tuple[State, Stats]:
+    """Return the state after one step along the mean of summed gradients, and their norm among the statistics."""
+    with jax.named_scope("optimizer"):
+        kept, gradients = fetched(state.opt, summed.value)
+        updates, opt = optimizer.update(gradients, kept, state.params)
+        params = optax.apply_updates(state.params, updates)
+    stats = stats | {"gradient_norm": Mean(global_norm(gradients), jnp.float32(1))}
+    return State(state.step + 1, params, opt, state.key, state.extra), stats

@@ -43,11 +43,15 @@ def place(x: Array, *names: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
 
 
-def fetched(state: Any) -> Any:
-    """Bring what an optimizer keeps to the device, where the plan has it wait in the host's memory."""
+def fetched(state: Any, gradients: Any) -> tuple[Any, Any]:
+    """Bring what an optimizer keeps to the device, where the plan has it wait in the host's memory; and the gradients.
+
+    Not before they are there: the compiler would begin at once, and find no room beside activations.
+    """
     if "optimizer" not in plan.current().offload:
-        return state
-    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device), state)
+        return state, gradients
+    state, gradients = jax.lax.optimization_barrier((state, gradients))
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device), state), gradients
 
 
 def axes_of(entry: Any) -> tuple[str, ...]:

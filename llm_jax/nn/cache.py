@@ -214,6 +214,16 @@ class Recurrent:
         put = jax.lax.dynamic_update_index_in_dim
         return replace(self, states={n: put(a, new[n].astype(a.dtype), layer, 0) for n, a in self.states.items()})
 
+    def forget(self, rows: Bool[Array, "B"]) -> "Recurrent":
+        """Return the state as it is of texts of which nothing has been read, in these rows."""
+        batch = 0 if isinstance(self.states, tuple) else 1  # the axis of the rows
+
+        def emptied(a: Array) -> Array:
+            return jnp.where(rows.reshape(*(1,) * batch, -1, *(1,) * (a.ndim - batch - 1)), jnp.zeros_like(a), a)
+
+        position = jnp.where(rows, 0, self.position)
+        return replace(self, states=jax.tree.map(emptied, self.states), position=position)
+
     def advance(self, real: Bool[Array, "B T"]) -> "Recurrent":
         """Count T tokens as read."""
         return replace(self, length=self.length + real.shape[1], position=self.position + real.sum(1, dtype=jnp.int32))

@@ -2,5 +2,10 @@
 
 OBJECTIVES = {
     "causal": "llm_jax.objectives.causal:Causal",
+    "denoising": "llm_jax.objectives.denoising:Denoising",
     "elbo": "llm_jax.objectives.elbo:Elbo",
+    "prefix": "llm_jax.objectives.prefix:Prefix",
+    "several": "llm_jax.objectives.several:Several",
+    "span": "llm_jax.objectives.span:Span",
+    "ul2": "llm_jax.objectives.ul2:Ul2",
 }

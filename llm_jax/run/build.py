@@ -225,7 +225,8 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
 def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
     """Return the learner of a configuration."""
     make = lookup(LEARNERS, parts.train.learner, "train.learner")
-    taught: Learner = make(built, objective(config), transform, microbatches=parts.train.microbatches)
+    sizes = {"microbatches": parts.train.microbatches, "batch_size": parts.data.batch_size}
+    taught: Learner = make(built, objective(config), transform, **sizes)
     if parts.local.name != "none":
         taught = _apart(taught, parts.local, clients=parts.data.federated)
     return taught if parts.train.ema is None else ema(taught, parts.train.ema)

@@ -5,10 +5,9 @@ from typing import Any
 
 import jax
 
-from llm_jax.core.types import Model, Params, State
+from llm_jax.core.types import Model, Params
 from llm_jax.data.loader import Loader
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
-from llm_jax.learn.ema import averaged
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.generate import continuations
@@ -36,13 +35,11 @@ def told(found: dict[str, Estimate]) -> str:
     )
 
 
-def write_samples(run: Run, workdir: Workdir, step: int, state: State, say: Callable[[str], None]) -> None:
+def write_samples(run: Run, workdir: Workdir, step: int, params: Params, say: Callable[[str], None]) -> None:
     """Continue the run's prompts and keep the texts in samples/STEP.txt."""
     if not run.sections.sample.prompts:
         return
-    texts = continuations(
-        run.model, averaged(state), run.tokenizer, run.sections.sample, seed=run.config.values["seed"]
-    )
+    texts = continuations(run.model, params, run.tokenizer, run.sections.sample, seed=run.config.values["seed"])
     if hosts.is_first():
         workdir.samples.mkdir(parents=True, exist_ok=True)
         (workdir.samples / f"{step}.txt").write_text("\n\n---\n\n".join(texts) + "\n")

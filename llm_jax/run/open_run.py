@@ -11,6 +11,7 @@ from ml_collections import FrozenConfigDict
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Model, Params
+from llm_jax.learn.counting import ready
 from llm_jax.mesh import plan as plans
 from llm_jax.run import build
 from llm_jax.run.config import Config, resolve
@@ -87,8 +88,9 @@ class OpenRun:
         Raises:
             UserError: there is no such checkpoint, or it is of another model; the first differences are listed.
         """
-        wanted = self._abstract() if abstract is None else abstract
-        return self._checkpoints().restore(wanted, step, part=self._part)[0]
+        if abstract is not None:
+            return self._checkpoints().restore(abstract, step, part=self._part)[0]
+        return ready(self.model, self._checkpoints().restore(self._abstract(), step, part=self._part)[0])
 
     def leaves(self, paths: Iterable[str], step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (path, array on the host) of the (averaged) parameters, one read and verified at a time.

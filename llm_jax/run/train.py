@@ -18,6 +18,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, State, Stats
 from llm_jax.cost.chips import peak_flops
 from llm_jax.evals.perplexity import Estimate
+from llm_jax.learn.counting import ready
 from llm_jax.learn.ema import averaged
 from llm_jax.mesh import hosts
 from llm_jax.run import evaluate as evaluation
@@ -218,13 +219,14 @@ class Loop:
         if loader is None:
             return {}
         rows = parts.eval.batch_size or parts.data.batch_size
-        found = evaluation.held_out(self._evaluate, averaged(state), loader, rows, limit)
+        params = ready(self._run.model, averaged(state))
+        found = evaluation.held_out(self._evaluate, params, loader, rows, limit)
         if hosts.is_first():
             values = {name: e.value for name, e in found.items()}
             errors = {f"{name}_error": e.error for name, e in found.items() if math.isfinite(e.error)}
             self._metrics.write(step, "validation", {**values, **errors}, found["loss"].count)
             self._line.say(f"step {step}  held-out {evaluation.told(found)}")
-        evaluation.write_samples(self._run, self._workdir, step, state, self._line.say)
+        evaluation.write_samples(self._run, self._workdir, step, params, self._line.say)
         return found
 
     def _save(self, step: int, state: State, metrics: dict[str, float]) -> None:

@@ -79,7 +79,7 @@ class Line:
     def show(self, step: int, values: Mapping[str, float], seconds_left: float | None) -> None:
         """Replace the live line, or print a plain one; a value that is not known yet is left out."""
         of = f"/{self._total}" if self._total else ""
-        parts = [f"step {step}{of}", f"loss {values['loss']:.4f}"]
+        parts = [f"step {step}{of}", _first(values)]
         if "tokens_per_second" in values:
             parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
         if math.isfinite(values.get("mfu", math.nan)):
@@ -110,3 +110,9 @@ def clock(seconds: float) -> str:
     minutes, s = divmod(round(seconds), 60)
     hours, m = divmod(minutes, 60)
     return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def _first(values: Mapping[str, float]) -> str:
+    """The loss, or what a learner without one says first."""
+    name = "loss" if "loss" in values else next(iter(values))
+    return f"{name} {values[name]:,.4f}" if name == "loss" else f"{name} {values[name]:,.0f}"

@@ -3,11 +3,13 @@
 import os
 from functools import partial
 
+import jax
 import numpy as np
 import pytest
 
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
+from llm_jax.core.types import Counts
 from llm_jax.models import MODELS
 from llm_jax.models.moe.deepseek_v3 import Latent, Selection
 from llm_jax.nn.initial import ones
@@ -32,6 +34,8 @@ TINY = {
     "gpt_oss": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "window": 4, "moe": _MOE, "rope": Yarn(factor=4.0, original=8)},
     "mamba2": _SMALL | {"head_dim": 8, "state_dim": 6, "num_groups": 2, "conv_width": 3},
+    "gru": {"vocab_size": 40, "num_layers": 2, "embed_dim": 16},
+    "lstm": {"vocab_size": 40, "num_layers": 2, "embed_dim": 16, "tied": False},
     "mixtral": _SMALL | {"num_kv_heads": 2, "moe": _MOE},
     "qwen3_moe": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
@@ -43,6 +47,7 @@ TINY = {
     "gpt_neox": _SMALL | {"rotary": 0.5},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "mistral": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 7},  # of 12: two layers see all
+    "ngram": {"vocab_size": 40, "order": 3, "capacity": 128, "buffer": 64},
     "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "phi3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 8},
     "qwen2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "tied": True},
@@ -83,8 +88,14 @@ def model(make):
 
 
 def drawn(model, seed=0, size=0.3):
-    """Draw parameters of a model from its declarations: normal values, of a size that keeps every layer in play."""
+    """Draw parameters of a model from its declarations: normal values, of a size that keeps every layer in play.
+
+    A model that counts has counted some text.
+    """
     rng = np.random.default_rng(seed)
+    if isinstance(model, Counts):
+        tokens = rng.integers(0, 40, (2, 24)).astype(np.int32)
+        return model.count(model.init(jax.random.key(0)), {"tokens": tokens})
     return tree.unflatten(
         {
             path: (rng.normal(size=d.shape) * size + (d.init is ones)).astype(np.float32)

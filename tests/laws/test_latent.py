@@ -14,6 +14,8 @@ from llm_jax.evals.perplexity import row_sums
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.latent.vae import Vae, divergence
 from llm_jax.objectives.elbo import Elbo
+from llm_jax.run.generate import between, continuations
+from llm_jax.run.sections import Sample
 from llm_jax.text import tokenizers
 
 rng = np.random.default_rng(4)
@@ -166,3 +168,25 @@ def test_a_model_without_vectors_is_refused():
 def test_a_vae_without_a_vector_is_refused():
     with pytest.raises(UserError, match=r"model\.latent_dim=0 must be above zero"):
         Vae(vocab_size=V, latent_dim=0)
+
+
+def test_texts_lie_on_the_line_between_two_others(tiny, draw):
+    words = tokenizers.build("bytes")
+    model = tiny("vae", vocab_size=words.vocab_size)
+    params = draw(model)
+    texts = between(model, params, words, "one text", "another", steps=3, tokens=6)
+    turned = between(model, params, words, "another", "one text", steps=3, tokens=6)
+    assert texts == turned[::-1] and len(set(texts)) > 1
+    assert texts[0] == between(model, params, words, "one text", "one text", steps=2, tokens=6)[1]
+    with pytest.raises(UserError, match="vae"):
+        between(Llama(vocab_size=V), params, words, "a", "b", steps=2, tokens=2)
+
+
+def test_whole_texts_are_drawn_for_empty_prompts(tiny, draw):
+    words = tokenizers.build("bytes")
+    model = tiny("vae", vocab_size=words.vocab_size + 2)
+    params = draw(model)
+    texts = continuations(model, params, words, Sample(prompts=["", ""], tokens=9), seed=0)
+    assert len(texts) == 2 and texts == continuations(model, params, words, Sample(prompts=["", ""], tokens=9), seed=0)
+    with pytest.raises(UserError, match="empty prompt"):
+        continuations(model, params, words, Sample(prompts=["a"]), seed=0)

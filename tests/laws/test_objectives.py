@@ -13,6 +13,7 @@ from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.latent.vae import Vae
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
+from tests.laws.bag import Bag
 
 V, B, T = 40, 4, 12
 MODEL = Llama(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24)
@@ -22,11 +23,19 @@ BATCH = {
     "targets": RNG.integers(0, V, (B, T)).astype(np.int32),
     "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
 }
+PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
+    "denoising": PAIRS,
+    "several": PAIRS,
+    "span": PAIRS,
+    "ul2": PAIRS,
     "elbo": Vae(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, latent_dim=3),
 }
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
     "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
+    "prefix": [{}, {"label_smoothing": 0.2}],
+    "several": [{"tasks": ({"name": "span", "weight": 0.75}, {"name": "prefix", "weight": 0.25})}],
+    "span": [{}, {"z_loss": 0.1, "label_smoothing": 0.2}],
     "causal": [{}, {"z_loss": 0.1, "label_smoothing": 0.2}, {"cross_entropy": "chunked", "label_smoothing": 0.2}],
 }
 CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]

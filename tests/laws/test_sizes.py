@@ -9,7 +9,7 @@ import pytest
 from llm_jax.core.table import UserError, lookup
 from llm_jax.models import MODELS
 
-MAY_BE_ZERO = ("dense_layers", "shared", "seed")
+MAY_BE_ZERO = ("dense_layers", "shared", "seed", "order")
 
 
 def sizes(family, where=""):
