@@ -46,7 +46,8 @@ def place(x: Array, *names: str | None) -> Array:
 def fetched(state: Any, gradients: Any) -> tuple[Any, Any]:
     """Bring what an optimizer keeps to the device, where the plan has it wait in the host's memory; and the gradients.
 
-    Not before they are there: the compiler would begin at once, and find no room beside activations.
+    At O1 libtpu holds the fetched state as temporaries all the same, with the barrier or without: the arguments of a
+    step on v5e:2x2 shrink by the optimizer's 227 MB, and its temporaries grow by 240 MB.
     """
     if "optimizer" not in plan.current().offload:
         return state, gradients
