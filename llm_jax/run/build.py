@@ -1,7 +1,7 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -258,13 +258,16 @@ def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner)
         return None
     abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
     replicated = NamedSharding(plan.mesh, PartitionSpec())
-    params, kept = (tree.unflatten(dict(of(declared))) for of in (plan.shardings, plan.state_shardings))
+    here = replace(plan, offload=())
+    params, kept, near = (
+        tree.unflatten(dict(of(declared))) for of in (plan.shardings, plan.state_shardings, here.state_shardings)
+    )
 
-    def like(part: Any) -> Any:
+    def like(part: Any, places: Any = near) -> Any:
         over = tuple(plan.spec(("worker",))) if isinstance(part, State) else ()
-        return alike(part, abstract.params, kept, replicated, over)
+        return alike(part, abstract.params, places, replicated, over)
 
     return State(
-        step=replicated, params=params, opt=like(abstract.opt), key=replicated,
+        step=replicated, params=params, opt=like(abstract.opt, kept), key=replicated,
         extra={k: like(v) for k, v in abstract.extra.items()},
     )  # fmt: skip
