@@ -79,8 +79,8 @@ def begun(key: Key, init: Callable[[Key], Params], optimizer: optax.GradientTran
 def descended(state: State, summed: Mean, optimizer: optax.GradientTransformation, stats: Stats) -> tuple[State, Stats]:
     """Return the state after one step along the mean of summed gradients, and their norm among the statistics."""
     with jax.named_scope("optimizer"):
-        kept, gradients = fetched(state.opt, summed.value)
-        updates, opt = optimizer.update(gradients, kept, state.params)
+        gradients = summed.value
+        updates, opt = optimizer.update(gradients, fetched(state.opt), state.params)
         params = optax.apply_updates(state.params, updates)
     stats = stats | {"gradient_norm": Mean(global_norm(gradients), jnp.float32(1))}
     return State(state.step + 1, params, opt, state.key, state.extra), stats
