@@ -15,6 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from llm_jax.core import checks
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Mean, Outputs, Params
+from llm_jax.nn import cache as caches
+from llm_jax.nn.cache import Part
 from llm_jax.nn.declare import initialize
 
 Sums = dict[str, Array]  # start [S], transition [S,S] and emission [S,V]: expected counts
@@ -56,15 +58,15 @@ class Hmm:
 
     def empty_cache(self, batch_size: int, max_len: int) -> Cache:
         """log p(next state) of each row, before any text."""
-        return jnp.zeros((batch_size, self.num_states))
+        return caches.recurrent(1, batch_size, {"prior": Part((self.num_states,), (None,), jnp.float32)})
 
     def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
         """Read whole prompts into an empty cache."""
-        return self._filtered(params, batch, cache, fresh=True)
+        return self._read(params, batch, cache, fresh=True)
 
     def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
         """Read tokens [B,n] that follow those in the cache."""
-        return self._filtered(params, {"tokens": tokens}, cache, fresh=False)
+        return self._read(params, {"tokens": tokens}, cache, fresh=False)
 
     def posteriors(self, params: Params, batch: Batch) -> Float[Array, "B T S"]:
         """Return p(state | whole text); 0 in padding."""
@@ -116,7 +118,11 @@ class Hmm:
         last = jnp.roll(first, -1, 1).at[:, -1].set(True) & real
         return jnp.where(last, totals.T, 0).sum()
 
-    def _filtered(self, params: Params, batch: Batch, prior: Array, *, fresh: bool) -> tuple[Outputs, Cache]:
+    def _read(self, params: Params, batch: Batch, cache: Cache, *, fresh: bool) -> tuple[Outputs, Cache]:
+        outputs, prior = self._filtered(params, batch, cache.read(0)["prior"], fresh=fresh)
+        return outputs, cache.write(0, {"prior": prior}).advance(layout(batch)[2])
+
+    def _filtered(self, params: Params, batch: Batch, prior: Array, *, fresh: bool) -> tuple[Outputs, Array]:
         p, (tokens, first, _) = normalized(params), layout(batch)
         first = first if fresh else jnp.zeros_like(first)
         prior = jnp.broadcast_to(prior, (len(tokens), self.num_states))
