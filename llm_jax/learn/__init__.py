@@ -7,6 +7,7 @@ Letters: W workers that learn apart for a while, P fragments of the layers.
 LEARNERS = {
     "carried": "llm_jax.learn.carried:carried",
     "counting": "llm_jax.learn.counting:counting",
+    "em": "llm_jax.learn.em:em",
     "gradient": "llm_jax.learn.gradient:descent",
 }
 

@@ -10,6 +10,7 @@ MODELS = {
     "gpt_neox": "llm_jax.models.decoder.gpt_neox:GptNeoX",
     "gpt_oss": "llm_jax.models.moe.gpt_oss:GptOss",
     "gru": "llm_jax.models.recurrent.gru:Gru",
+    "hmm": "llm_jax.models.classical.hmm:Hmm",
     "llama": "llm_jax.models.decoder.llama:Llama",
     "lstm": "llm_jax.models.recurrent.lstm:Lstm",
     "mamba2": "llm_jax.models.recurrent.mamba2:Mamba2",

@@ -49,6 +49,7 @@ TINY = {
     "gpt_neox": _SMALL | {"rotary": 0.5},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "mistral": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 7},  # of 12: two layers see all
+    "hmm": {"vocab_size": 40, "num_states": 5},
     "ngram": {"vocab_size": 40, "order": 3, "capacity": 128, "buffer": 64},
     "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "phi3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 8},
