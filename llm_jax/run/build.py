@@ -8,6 +8,8 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from llm_jax.adapt import ADAPTERS
+from llm_jax.adapt.adapted import adapted
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
@@ -18,6 +20,7 @@ from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.ema import ema
+from llm_jax.learn.gradient import learnt
 from llm_jax.learn.local import federated, local
 from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
@@ -53,6 +56,7 @@ class Sections:
     launch: Launch
     export: sections.Export
     local: sections.Local
+    adapt: sections.Adapt
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ def check(config: Config) -> tuple[Sections, Plan]:
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
-    jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in declared.items()}))
+    whole = tree.unflatten({p: abstract(d) for p, d in declared.items()})
+    jax.eval_shape(transform.init, learnt(built, whole))
     if parts.local.name != "none":
         jax.eval_shape(learner(config, parts, built, transform).init, jax.random.key(0))
     if not 0 <= values["seed"] < 1 << 32:
@@ -151,7 +156,16 @@ def model(config: Config, *, vocab_size: int) -> Model:
         values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
         values["max_positions"] = config.values["data"]["seq_len"]
-    return construct(cls, values)
+    return adaptation(config, construct(cls, values))
+
+
+def adaptation(config: Config, plain: Model) -> Model:
+    """Return a model with the adapter of a configuration, which may have none."""
+    section: sections.Adapt = construct(sections.Adapt, config.values["adapt"])
+    if section.name == "none":
+        return plain
+    kind = lookup(ADAPTERS, section.name, "adapt.name")(section.rank, section.alpha, section.dropout)
+    return adapted(plain, kind, section.patterns)
 
 
 def objective(config: Config) -> Objective:

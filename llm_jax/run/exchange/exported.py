@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from llm_jax.adapt.adapted import merged
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Model, State
@@ -57,8 +58,8 @@ def export(
 def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
     """Write exports/STEP of a run in training; it appears whole or not at all. All processes call this."""
     section = run.sections.export
-    what = described(run.config.values, run.model, workdir, section.dtype, run.tokenizer)
-    params = tree.flatten(averaged(state))
+    model, whole = merged(run.model, averaged(state))
+    what, params = described(run.config.values, model, workdir, section.dtype, run.tokenizer), tree.flatten(whole)
     stream = ((path, hosts.whole(params[path])) for path in what.paths())
     if not hosts.is_first():
         for _ in stream:
