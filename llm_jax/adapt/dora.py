@@ -23,26 +23,25 @@ class Dora(Lora):
     def declarations(self, d: Declaration, layout: Layout) -> dict[str, Declaration]:
         """LoRA's, and `magnitude_scale` [*batch,*O], the lengths, which do not decay."""
         b, i = layout.batch, layout.batch + layout.inputs
-        lengths = Declaration((*d.shape[:b], *d.shape[i:]), (*d.axes[:b], *d.axes[i:]), ones, d.share)
-        return {**super().declarations(d, layout), "magnitude_scale": lengths}
+        magnitude = Declaration((*d.shape[:b], *d.shape[i:]), (*d.axes[:b], *d.axes[i:]), ones, d.share)
+        return {**super().declarations(d, layout), "magnitude_scale": magnitude}
 
     def begin(self, kernel: Array, parts: Mapping[str, Array], layout: Layout) -> dict[str, Array]:
         """Return the parameters with which the change of `kernel` begins: its own lengths."""
-        return {**parts, "magnitude_scale": _lengths(kernel, layout).reshape(parts["magnitude_scale"].shape)}
+        return {**parts, "magnitude_scale": lengths(kernel, layout)}
 
     def merge(
         self, kernel: Array, parts: Mapping[str, Array], layout: Layout, axes: Axes, key: Key | None = None
     ) -> Array:
         """Return the kernel as it is used, float32; with a key some inputs are dropped."""
         changed = super().merge(kernel, parts, layout, axes, key)
-        lengths = jax.lax.stop_gradient(_lengths(changed, layout))
-        learnt = jnp.expand_dims(parts["magnitude_scale"], _inputs(layout))
-        return changed * (learnt / lengths)
+        factor = parts["magnitude_scale"] / jax.lax.stop_gradient(lengths(changed, layout))
+        return changed * jnp.expand_dims(factor, _inputs(layout))
 
 
-def _lengths(kernel: Array, layout: Layout) -> Array:
-    """The Euclidean length over the inputs of each output, with dimensions of size 1 in the inputs' places."""
-    return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=_inputs(layout), keepdims=True))
+def lengths(kernel: Array, layout: Layout) -> Array:
+    """Return the Euclidean length [*batch,*O] over the inputs of each output of a kernel."""
+    return jnp.sqrt(jnp.sum(jnp.square(kernel), axis=_inputs(layout)))
 
 
 def _inputs(layout: Layout) -> tuple[int, ...]:

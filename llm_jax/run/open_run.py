@@ -116,6 +116,17 @@ class OpenRun:
                 kernel, parts = (self._stored(saved, f"{part}/{path}", chosen) for part in ("base", "adapter"))
                 yield path, np.asarray(self.trained.kernel(path, kernel, parts))
 
+    def adapters(self, step: int | None = None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield (path of a kernel, the parameters of its change) of a run with an adapter.
+
+        Raises:
+            UserError: there is no such checkpoint, or it is damaged.
+        """
+        saved = self._checkpoints()
+        chosen = saved.latest() if step is None else step
+        for path in self.trained.chosen if isinstance(self.trained, Adapted) else ():
+            yield path, self._stored(saved, f"adapter/{path}", chosen)
+
     def _stored(self, saved: Checkpoints, path: str, step: int | None) -> Any:
         try:
             return saved.restore(step=step, part=f"{self._part}/{path}")[0]

@@ -124,7 +124,7 @@ def test_dropout_changes_what_is_learnt_and_follows_its_key(tiny, draw):
 
 
 def test_a_pattern_that_matches_no_kernel_is_refused(tiny):
-    with pytest.raises(UserError, match="querry.*blocks/attention/query"):
+    with pytest.raises(UserError, match=r"querry.*blocks/attention/query"):
         over(tiny("llama"), targets=("attention/value", "querry"))
     with pytest.raises(UserError, match="norm"):  # a vector is no kernel
         over(tiny("llama"), targets=("attention_norm/scale",))
