@@ -9,7 +9,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.adapt import ADAPTERS
-from llm_jax.adapt.adapted import adapted
+from llm_jax.adapt.adapted import Adapted, adapted
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
@@ -83,7 +83,11 @@ class Run:
 
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
-        return flops.per_token(self.model.declarations(), self.sections.data.seq_len, causal=causal)
+        model, length = self.model, self.sections.data.seq_len
+        if not isinstance(model, Adapted):
+            return flops.per_token(model.declarations(), length, causal=causal)
+        declared = model.base.declarations()
+        return flops.per_token(declared, length, causal=causal, frozen=declared.keys() - model.chosen.keys())
 
 
 def check(config: Config) -> tuple[Sections, Plan]:
@@ -106,7 +110,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     stages.check(plan, built, rows)
     if parts.sample.prompts and not isinstance(built, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
-    workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"])
+    workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
@@ -179,6 +183,9 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
     values = dict(config.values["optimizer"])
     shape = dict(values.pop("schedule"))
     rate = schedule(shape.pop("name"), values.pop("learning_rate"), steps, **shape)
+    if values["layer_decay"] is not None:
+        built = model(config, vocab_size=ANY_VOCABULARY)
+        values["stacks"] = built.stacks() if hasattr(built, "stacks") else None
     return transformation(values.pop("name"), rate, **values), rate
 
 

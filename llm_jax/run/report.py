@@ -19,9 +19,9 @@ def opening(run: Run, workdir: Workdir, resumed: bool) -> str:
     name = run.config.values["model"]["name"]
     rows, length = run.sections.data.batch_size, run.sections.data.seq_len
     verb = "going on with" if resumed else "training"
-    return (
-        f"{verb} {name}, {parameters(run):,} parameters, {run.duration} of {rows} x {length} tokens, in {workdir.path}"
-    )
+    few = sum(math.prod(d.shape) for p, d in run.model.declarations().items() if p.startswith("adapter/"))
+    count = f"{parameters(run):,} parameters" + (f" ({few:,} of them learnt)" if few else "")
+    return f"{verb} {name}, {count}, {run.duration} of {rows} x {length} tokens, in {workdir.path}"
 
 
 def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
