@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.adapt.lora import Axes, Lora
-from llm_jax.core.types import Array, Declaration, Key
+from llm_jax.core.types import Array, Declaration
 from llm_jax.nn.initial import ones
 from llm_jax.optim.masks import Layout
 
@@ -30,11 +30,9 @@ class Dora(Lora):
         """Return the parameters with which the change of `kernel` begins: its own lengths."""
         return {**parts, "magnitude_scale": lengths(kernel, layout)}
 
-    def merge(
-        self, kernel: Array, parts: Mapping[str, Array], layout: Layout, axes: Axes, key: Key | None = None
-    ) -> Array:
-        """Return the kernel as it is used, float32; with a key some inputs are dropped."""
-        changed = super().merge(kernel, parts, layout, axes, key)
+    def merge(self, kernel: Array, parts: Mapping[str, Array], layout: Layout, axes: Axes) -> Array:
+        """Return the kernel as it is used, float32."""
+        changed = super().merge(kernel, parts, layout, axes)
         factor = parts["magnitude_scale"] / jax.lax.stop_gradient(lengths(changed, layout))
         return changed * jnp.expand_dims(factor, _inputs(layout))
 

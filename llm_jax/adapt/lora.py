@@ -64,14 +64,17 @@ class Lora:
         """Return the parameters with which the change of `kernel` begins: none at all."""
         return dict(parts)
 
-    def merge(
-        self, kernel: Array, parts: Mapping[str, Array], layout: Layout, axes: Axes, key: Key | None = None
-    ) -> Array:
-        """Return the kernel as it is used, float32; with a key some inputs are dropped."""
+    def drop(self, parts: Mapping[str, Array], key: Key | None) -> dict[str, Array]:
+        """Return the parameters of a change with some inputs dropped; None for no dropout."""
+        if key is None or not self.dropout:
+            return dict(parts)
+        down = parts["down"]
+        kept = jax.random.bernoulli(keys.fold(key, "inputs"), 1 - self.dropout, (*down.shape[:-1], 1))
+        return {**parts, "down": jnp.where(kept, down / (1 - self.dropout), 0)}
+
+    def merge(self, kernel: Array, parts: Mapping[str, Array], layout: Layout, axes: Axes) -> Array:
+        """Return the kernel as it is used, float32."""
         down, up = parts["down"], parts["up"]
-        if key is not None and self.dropout:
-            kept = jax.random.bernoulli(keys.fold(key, "inputs"), 1 - self.dropout, (*down.shape[:-1], 1))
-            down = jnp.where(kept, down / (1 - self.dropout), 0)
         batch = tuple(range(layout.batch))
         dims = (((down.ndim - 1,), (layout.batch,)), (batch, batch))
         change = jax.lax.dot_general(down, up, dims, out_sharding=explicit(*axes, shape=kernel.shape))

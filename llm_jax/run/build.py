@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.adapt import ADAPTERS
 from llm_jax.adapt.adapted import Adapted, adapted
+from llm_jax.adapt.pack import Packing
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
@@ -169,7 +170,8 @@ def adaptation(config: Config, plain: Model) -> Model:
     if section.name == "none":
         return plain
     kind = lookup(ADAPTERS, section.name, "adapt.name")(section.rank, section.alpha, section.dropout)
-    return adapted(plain, kind, section.patterns)
+    packing = None if section.pack is None else Packing(section.pack, section.pack_group)
+    return adapted(plain, kind, section.patterns, packing)
 
 
 def objective(config: Config) -> Objective:

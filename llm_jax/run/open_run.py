@@ -110,11 +110,12 @@ class OpenRun:
         for path in paths:
             if not isinstance(self.trained, Adapted):
                 yield path, self._stored(saved, path, chosen)
-            elif path not in self.trained.chosen:
-                yield path, self._stored(saved, f"base/{path}", chosen)
-            else:
-                kernel, parts = (self._stored(saved, f"{part}/{path}", chosen) for part in ("base", "adapter"))
-                yield path, np.asarray(self.trained.kernel(path, kernel, parts))
+                continue
+            kernel, use = self._stored(saved, f"base/{path}", chosen), self.trained.uses.get(path)
+            if use is not None:
+                change = self._stored(saved, f"adapter/{path}", chosen) if use.kind else None
+                kernel = np.asarray(use({"kernel": kernel, "change": change}))
+            yield path, kernel
 
     def adapters(self, step: int | None = None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yield (path of a kernel, the parameters of its change) of a run with an adapter.

@@ -255,7 +255,8 @@ class Adapt:
     """Few parameters that are learnt beside a model that stays as it is (`adapt.adapted`); `init_from` says which.
 
     name: a key of adapt.ADAPTERS, or "none". targets: regular expressions, searched in the paths of parameters; None
-    for the kernels of queries and values. rank, alpha (None: the rank), dropout: as in `adapt.lora.Lora`.
+    for the kernels of queries and values. rank, alpha (None: the rank), dropout: as in `adapt.lora.Lora`. pack: the
+    model's layers are kept in int8, int4 or nf4 (QLoRA), pack_group inputs with a scale; None for float32.
     """
 
     name: str = "none"
@@ -263,6 +264,8 @@ class Adapt:
     alpha: float | None = None
     targets: list[str] | None = None
     dropout: float = 0.0
+    pack: str | None = None
+    pack_group: int = 64
 
     def __post_init__(self) -> None:
         given = [f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]

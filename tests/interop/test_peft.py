@@ -54,7 +54,8 @@ def test_a_kernel_and_its_files_make_the_merged_kernel(family, name, tmp_path):
     _, merged = foreign(model, family, both.merge(params))
     kernels = tree.flatten(params["base"])
     parts = {
-        path: {n: params_at(params, path, n) for n in kind.declarations(*found)} for path, found in both.chosen.items()
+        path: {n: params_at(params, path, n) for n in kind.declarations(use.declared, use.layout)}
+        for path, use in both.chosen.items()
     }
     adapter = Adapter(2, 3.0, 0.0, parts, lambda path: np.asarray(lengths(kernels[path], layout_of(path, kernels))))
     peft(tmp_path, what, adapter)
