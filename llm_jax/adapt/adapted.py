@@ -52,7 +52,8 @@ class Use:
 class Adapted:
     """A model whose kernels at `targets` (regular expressions, searched in paths) change as `kind` says.
 
-    With a packing the kernels of stacked layers, targets or not, are kept in few bits. Attributes that a family has
+    With a packing the kernels of stacked layers, targets or not, are kept in few bits, and layers are recomputed for
+    the gradient, as the QLoRA paper does: else each would leave its whole kernels behind. Attributes that a family has
     beside those of a `Model` (sizes, stacks) are those of `base`.
     """
 
@@ -135,7 +136,7 @@ class Adapted:
         """Return parameters of `base` whose kernels are made where they are used; with a key, with dropout."""
 
         def made(use: Use, parts: Params) -> declare.Made:
-            return declare.Made(parts, use.of_a_layer())
+            return declare.Made(parts, use.of_a_layer(), brief=use.packing is not None)
 
         return self._in_place(params, made, key)
 

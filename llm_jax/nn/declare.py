@@ -23,10 +23,12 @@ class Made:
     """Stands in the place of a parameter that is computed of others where it is used, layer by layer.
 
     parts: arrays, of stacked layers each with the leading axis `layer`. make: parts -> the parameter, of one layer.
+    brief: whether it is made anew for the gradient rather than kept, as it is much larger than its parts.
     """
 
     parts: Any
     make: Callable[[Any], Array] = field(metadata={"static": True})
+    brief: bool = field(default=False, metadata={"static": True})
 
 
 _RECORD: ContextVar[dict[str, Declaration] | None] = ContextVar("declarations", default=None)
@@ -52,6 +54,12 @@ def weight(
     held: Any = module.get_variable("params", name)
     value = held.make(held.parts) if isinstance(held, Made) else module.param(name, init, shape)
     return gathered(value, axes, exact=exact)
+
+
+def brief(params: Any) -> bool:
+    """Whether some parameter is made anew for the gradient."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Made))
+    return any(isinstance(leaf, Made) and leaf.brief for leaf in leaves)
 
 
 def declarations(module: nn.Module, *inputs: Any, layers: int | None = None, **named: Any) -> dict[str, Declaration]:

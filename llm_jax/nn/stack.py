@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from llm_jax.core.types import Array, Key, Params
 from llm_jax.mesh import pipeline, plan
+from llm_jax.nn.declare import brief
 
 _POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
@@ -44,6 +45,7 @@ def stack(
 ) -> tuple[Array, Any]:
     """Return (x, carried) after all layers.
 
+    Layers with parameters that are made for them alone, and would fill the memory if they were kept, are recomputed.
     What a layer knows of the batch comes by its arguments, so that a pipeline can give it a part of the batch.
 
     Args:
@@ -56,9 +58,11 @@ def stack(
         unroll: default `unroll_by_default`.
     """
     each = params if isinstance(params, tuple) else None
+    remat = plan.current().remat
+    if remat == "none" and brief(params):
+        remat, unroll = "full", bool(unroll)
     if each is None and (unroll_by_default(_depth(params)) if unroll is None else unroll):
         each = unstack(params)
-    remat = plan.current().remat
     if remat != "none":
         static = () if each is None else (3,)
         layer = jax.checkpoint(layer, policy=_POLICIES[remat], prevent_cse=each is not None, static_argnums=static)
