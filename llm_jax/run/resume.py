@@ -20,7 +20,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import State
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.config import Config, differences
+from llm_jax.run.config import Config, differences, resolve
 from llm_jax.run.exchange.started import begun_from
 from llm_jax.store import commit, files
 from llm_jax.store.checkpoint import Checkpoints
@@ -68,7 +68,7 @@ def check_config(workdir: Workdir, config: Config, *, allow_change: bool = False
             f"workdir={os.fspath(workdir.path)!r} holds an imported model, which is not trained in its place; "
             f"name a new --workdir, and start from this one with --config.init_from={os.fspath(workdir.path)}"
         )
-    old = read_json(workdir.config)
+    old = resolve(read_json(workdir.config)).values  # whole, whatever keys have been added since
     changed = [line for line in differences(old, config.values) if not _only_longer(line, old, config.values)]
     if changed and not allow_change:
         listing = "\n  ".join(changed)
