@@ -22,11 +22,14 @@ def run(arguments: Sequence[str]) -> int:
     add_step(parser)
     parser.add_argument("--data", help="other text: a source's name, or files (*.txt, *.jsonl, *.parquet) by a pattern")
     parser.add_argument("--batches", type=int, default=None, help="at most so many batches (default: everything)")
+    parser.add_argument(
+        "--draws", type=int, default=None, help="of a bound, the importance-weighted estimate beside it"
+    )
     add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     if overrides:
         raise UserError("evaluate takes the configuration of the workdir; --config overrides belong to train")
-    checks.positive("evaluate", batches=flags.batches)
+    checks.positive("evaluate", batches=flags.batches, draws=flags.draws)
     with_huge_pages(not flags.no_huge_pages)
     from llm_jax.mesh.join import joined
 
@@ -35,8 +38,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(flags: Any) -> int:
+    from llm_jax.evals import importance
     from llm_jax.mesh import hosts
     from llm_jax.run import evaluate
+    from llm_jax.run.generate import latent
     from llm_jax.run.open_run import open_run
 
     opened = open_run(flags.workdir)
@@ -44,13 +49,19 @@ def _evaluate(flags: Any) -> int:
         params = opened.params(flags.step)
         loader, rows = _loader(opened, flags.data)
         found = evaluate.held_out(evaluate.evaluator(opened.model), params, loader, rows, flags.batches)
+        if flags.draws is not None:
+            weighted = importance.evaluator(latent(opened.model), flags.draws)
+            tighter = evaluate.held_out(weighted, params, loader, rows, flags.batches)
+            found |= {f"{name}, {flags.draws} draws": estimate for name, estimate in tighter.items()}
     if not hosts.is_first():
         return 0
     step = opened.steps[-1] if flags.step is None else flags.step
     print(f"step {step}, {flags.data or 'held-out text'}")
+    width = max(14, *map(len, found))
     units = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
     for name, estimate in found.items():
-        print(f"  {name:<14} {estimate.value:.4f} ± {estimate.error:.4f}  over {estimate.count:,.0f} {units[name]}")
+        unit = units[name.partition(",")[0]]
+        print(f"  {name:<{width}} {estimate.value:.4f} ± {estimate.error:.4f}  over {estimate.count:,.0f} {unit}")
     return 0
 
 
@@ -62,6 +73,7 @@ def _loader(opened: "OpenRun", data: str | None) -> tuple["Loader", int]:
     """
     from llm_jax.data.build import build
     from llm_jax.data.sources import SOURCES
+    from llm_jax.run.build import reshaping
 
     values = opened.resolved.values["data"]
     kept = {k: values[k] for k in ("seq_len", "batch_size", "packing", "normalization")}
@@ -73,7 +85,8 @@ def _loader(opened: "OpenRun", data: str | None) -> tuple["Loader", int]:
         where = {"source": source, "options": {"files": data, "validation": data}}
     if data is None and values["source"] is None and values["mixture"] is None:
         raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
-    loader = build(tokenizer=opened.tokenizer, **kept, **where).validation
+    reshaped = reshaping(opened.resolved, opened.tokenizer)
+    loader = build(tokenizer=opened.tokenizer, transform=reshaped, **kept, **where).validation
     if loader is None:
         raise UserError("this run's data hold nothing out; name other text with --data")
     return loader, opened.resolved.values["eval"]["batch_size"] or values["batch_size"]

@@ -4,6 +4,7 @@ import argparse
 import io
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TextIO
 
 from llm_jax.cli.flags import Parser, add_huge_pages, add_step, add_workdir, with_huge_pages
@@ -28,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--greedy", action="store_true", help="always the most probable token")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--num", type=int, default=1, help="how many continuations")
+    parser.add_argument("--to", help="of a model with latent vectors: --num texts on the way from --prompt to this")
     add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     if overrides:
@@ -44,9 +46,10 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _sample(flags: argparse.Namespace) -> int:
+    from llm_jax.core.types import Samples
     from llm_jax.mesh import hosts
     from llm_jax.run.config import construct
-    from llm_jax.run.generate import pieces
+    from llm_jax.run.generate import between, continuations, pieces
     from llm_jax.run.open_run import open_run
     from llm_jax.run.sections import Sample
 
@@ -55,12 +58,22 @@ def _sample(flags: argparse.Namespace) -> int:
     Sample(**given)  # a wrong value is told before the workdir is looked for
     opened = open_run(flags.workdir)
     section = construct(Sample, opened.resolved.values["sample"] | given)
+    out = sys.stdout if hosts.is_first() else io.StringIO()
     with hosts.together().active():
-        made = pieces(
-            opened.model, opened.params(flags.step), opened.tokenizer, flags.prompt, section, seed=flags.seed,
-            num=flags.num, stops=opened.stops,
-        )  # fmt: skip
-        _write(made, flags.prompt, flags.num, sys.stdout if hosts.is_first() else io.StringIO())
+        params = opened.params(flags.step)
+        if flags.to is not None:
+            ends = {"first": flags.prompt, "last": flags.to, "steps": flags.num, "tokens": section.tokens}
+            out.write("\n".join(between(opened.model, params, opened.tokenizer, **ends)) + "\n")
+        elif isinstance(opened.model, Samples):
+            prompts = replace(section, prompts=[flags.prompt] * flags.num)
+            texts = continuations(opened.model, params, opened.tokenizer, prompts, seed=flags.seed)
+            out.write("\n\n---\n\n".join(texts) + "\n")
+        else:
+            made = pieces(
+                opened.model, params, opened.tokenizer, flags.prompt, section, seed=flags.seed, num=flags.num,
+                stops=opened.stops,
+            )  # fmt: skip
+            _write(made, flags.prompt, flags.num, out)
     return 0
 
 

@@ -79,7 +79,8 @@ class Outputs:
     head: hidden [..., D] -> float32 logits [..., V], soft-caps included; chunked losses call it themselves. A
         `jax.tree_util.Partial` over its parameters, so that a mesh can sum their gradients once.
     aux: whatever the model adds to the loss or the log (router balance, KL).
-    extras: on request (pooled states, attention maps).
+    extras: what a model has beside (pooled states, attention maps). `nats` [B] is what a row costs beside its
+        targets, times their mean weight: where the likelihood is a bound.
     """
 
     hidden: Array
@@ -120,9 +121,18 @@ class Decodes(Model, Protocol):
 
 @runtime_checkable
 class Samples(Model, Protocol):
-    """A model that draws whole texts, from nothing: int32 [B,length] tokens."""
+    """A model that draws whole texts: tokens int32 [B,length] after `start`, int32 [B], which ends another text."""
 
-    def sample(self, params: Params, key: Key, batch_size: int, length: int) -> Array: ...
+    def sample(self, params: Params, key: Key, start: Array, length: int) -> Array: ...
+
+
+@runtime_checkable
+class Latent(Samples, Protocol):
+    """A model of texts given a vector: q(z | row) as (mean, log-variance) [B,Z], p(row | z), and texts of given z."""
+
+    def posterior(self, params: Params, batch: Batch, *, key: Key | None = None) -> tuple[Array, Array]: ...
+    def decode(self, params: Params, batch: Batch, z: Array, *, key: Key | None = None) -> Outputs: ...
+    def write(self, params: Params, z: Array, key: Key | None, start: Array, length: int) -> Array: ...
 
 
 @runtime_checkable

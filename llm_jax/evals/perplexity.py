@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from llm_jax.core.targets import targets_and_weights
 from llm_jax.core.types import Array, Batch, Model, Params
 from llm_jax.kernels.cross_entropy import chunked
-from llm_jax.objectives.causal import targets_and_weights
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,21 @@ class Estimate:
 
 
 def row_sums(model: Model, params: Params, batch: Batch) -> Array:
-    """Return float32 [B,3]: for each row the sums of nats, of tokens and of bytes that carry weight."""
+    """Return float32 [B,3]: for each row the sums of nats, of tokens and of bytes that carry weight.
+
+    What the model charges beside (`Outputs.extras["nats"]`) is among the nats.
+    """
     targets, weights = targets_and_weights(batch)
     outputs = model.apply(params, batch, key=None)
     nll = chunked(outputs.head, outputs.hidden, targets).nll
-    counted = jnp.asarray(batch.get("bytes", jnp.zeros_like(targets)), jnp.float32) * (weights > 0)
-    return jnp.stack([(nll * weights).sum(1), weights.sum(1), counted.sum(1)], axis=1)
+    return beside_counts((nll * weights).sum(1) + outputs.extras.get("nats", 0.0), batch)
+
+
+def beside_counts(nats: Array, batch: Batch) -> Array:
+    """Return float32 [B,3]: nats [B], and the tokens and bytes of each row that carry weight."""
+    _, weights = targets_and_weights(batch)
+    counted = jnp.asarray(batch.get("bytes", 0), jnp.float32) * (weights > 0)
+    return jnp.stack([nats, weights.sum(1), counted.sum(1)], axis=1)
 
 
 def perplexity(sums: Callable[[Batch], Array], batches: Iterable[Batch]) -> dict[str, Estimate]:

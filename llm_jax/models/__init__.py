@@ -17,4 +17,5 @@ MODELS = {
     "qwen2": "llm_jax.models.decoder.qwen2:Qwen2",
     "qwen3": "llm_jax.models.decoder.qwen3:Qwen3",
     "qwen3_moe": "llm_jax.models.moe.qwen3_moe:Qwen3Moe",
+    "vae": "llm_jax.models.latent.vae:Vae",
 }

@@ -2,4 +2,5 @@
 
 OBJECTIVES = {
     "causal": "llm_jax.objectives.causal:Causal",
+    "elbo": "llm_jax.objectives.elbo:Elbo",
 }

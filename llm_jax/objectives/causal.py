@@ -6,22 +6,9 @@ import jax.numpy as jnp
 
 from llm_jax.core import checks
 from llm_jax.core.table import lookup
-from llm_jax.core.types import Array, Batch, Key, Mean, Model, Params, Stats
+from llm_jax.core.targets import targets_and_weights
+from llm_jax.core.types import Batch, Key, Mean, Model, Params, Stats
 from llm_jax.kernels import CROSS_ENTROPY
-
-
-def targets_and_weights(batch: Batch) -> tuple[Array, Array]:
-    """Return what each position predicts, int32 [B,T], and its weight, float32 [B,T].
-
-    A batch without targets predicts its own next token, where that is of the same text; padding has no weight.
-    """
-    tokens = jnp.asarray(batch["tokens"], jnp.int32)
-    segments = jnp.asarray(batch.get("segments", jnp.ones_like(tokens)))
-    weights = jnp.asarray(batch.get("weights", 1), jnp.float32) * (segments > 0)
-    if "targets" in batch:
-        return jnp.asarray(batch["targets"], jnp.int32), weights
-    following = jnp.pad(segments[:, 1:], ((0, 0), (0, 1)))  # 0 after the last: it predicts nothing
-    return jnp.roll(tokens, -1, axis=1), weights * (following == segments)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
+from llm_jax.data.features import Transform
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import learnt
@@ -205,13 +206,18 @@ def tokenizer(parts: Sections) -> Tokenizer:
 def batches(config: Config, parts: Sections, words: Tokenizer) -> Data:
     """Return the loaders of a configuration."""
     d, w, seed = parts.data, parts.local, config.values["seed"]
-    transform = getattr(objective(config), "transform", None)
     rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
         mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
-        transform=transform and partial(transform, words, d.seq_len),
+        transform=reshaping(config, words),
     )  # fmt: skip
+
+
+def reshaping(config: Config, words: Tokenizer) -> Callable[[int], Transform | None] | None:
+    """Return seed -> what the objective of a configuration makes of packed rows; None for text as it is."""
+    transform = getattr(objective(config), "transform", None)
+    return transform and partial(transform, words, config.values["data"]["seq_len"])
 
 
 def build(config: Config, *, words: Tokenizer | None = None) -> Run:

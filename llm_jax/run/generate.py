@@ -8,7 +8,7 @@ import numpy as np
 
 from llm_jax.core import keys
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Decodes, Model, Params, Samples
+from llm_jax.core.types import Decodes, Latent, Model, Params, Samples
 from llm_jax.decode.sample import generate, stream
 from llm_jax.run.sections import Sample
 from llm_jax.text import chat
@@ -43,6 +43,45 @@ def decoding(model: Model) -> Decodes:
     return model
 
 
+def latent(model: Model) -> Latent:
+    """Return a model of texts given a vector.
+
+    Raises:
+        UserError: this one is none.
+    """
+    if not isinstance(model, Latent):
+        raise UserError(
+            f"model.name={type(model).__name__.lower()!r} has no latent vectors; this needs one such as vae"
+        )
+    return model
+
+
+def between(
+    model: Model, params: Params, tokenizer: Tokenizer, first: str, last: str, *, steps: int, tokens: int
+) -> list[str]:
+    """Return `steps` texts on the straight line from the vector of one text to that of another, both ends included.
+
+    Bowman et al. 2016, §5.3. Each token is the likeliest.
+    """
+    model = latent(model)
+    rows = encoded(tokenizer, [first, last])
+    start = _end(tokenizer)
+    width = max(map(len, rows))
+    weights = np.array([[1.0] * len(row) + [0.0] * (width - len(row)) for row in rows], np.float32)
+    targets = np.array([row + [0] * (width - len(row)) for row in rows], np.int32)
+    batch = {"tokens": np.roll(targets, 1, axis=1), "targets": targets, "weights": weights}
+    mean, _ = jax.jit(model.posterior)(params, batch)
+    share = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
+    z = (1 - share) * mean[0] + share * mean[1]
+    made = jax.jit(model.write, static_argnums=4)(params, z, None, np.full(steps, start, np.int32), tokens)
+    return [tokenizer.decode(_ended(row, tokenizer)) for row in np.asarray(made).tolist()]
+
+
+def _end(tokenizer: Tokenizer) -> int:
+    """The id before a text."""
+    return encoded(tokenizer, [""])[0][0]
+
+
 def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sample, *, seed: int) -> list[str]:
     """Return each of the section's prompts with its continuation; or a whole text for each, of a model that draws them.
 
@@ -52,8 +91,9 @@ def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sa
     if isinstance(model, Samples):
         if any(sample.prompts):
             raise UserError("this model draws whole texts; give an empty prompt for each")
-        drawn = jax.jit(model.sample, static_argnums=(2, 3))
-        made = drawn(params, keys.fold(jax.random.key(seed), "sample"), len(sample.prompts), sample.tokens)
+        start = np.full(len(sample.prompts), _end(tokenizer), np.int32)
+        drawn = jax.jit(model.sample, static_argnums=3)
+        made = drawn(params, keys.fold(jax.random.key(seed), "sample"), start, sample.tokens)
         return [tokenizer.decode(_ended(row, tokenizer)) for row in np.asarray(made).tolist()]
     rows = generate(
         decoding(model), params, encoded(tokenizer, sample.prompts), max_new_tokens=sample.tokens,

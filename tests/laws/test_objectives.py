@@ -1,4 +1,4 @@
-"""What holds for every objective of `OBJECTIVES`, on a tiny llama; and the formulas of single ones."""
+"""What holds for every objective of `OBJECTIVES`, on a tiny model that fits it; and the formulas of single ones."""
 
 import math
 
@@ -10,6 +10,7 @@ import pytest
 from llm_jax.core.table import lookup
 from llm_jax.models.decoder.gpt2 import GPT2
 from llm_jax.models.decoder.llama import Llama
+from llm_jax.models.latent.vae import Vae
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
 
@@ -21,7 +22,11 @@ BATCH = {
     "targets": RNG.integers(0, V, (B, T)).astype(np.int32),
     "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
 }
+FIT = {  # the model that an objective needs, where it is no llama
+    "elbo": Vae(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, latent_dim=3),
+}
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
+    "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
     "causal": [{}, {"z_loss": 0.1, "label_smoothing": 0.2}, {"cross_entropy": "chunked", "label_smoothing": 0.2}],
 }
 CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]
@@ -33,17 +38,15 @@ def params():
 
 
 @pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
-def objective(request):
-    name, i = request.param
-    return lookup(OBJECTIVES, name, "objective.name")(**VARIANTS.get(name, [{}])[i])
-
-
-@pytest.fixture
-def learn(objective, params):
+def learn(request):
     """Batch -> ((total, (loss, stats)), gradient of the total by the parameters), compiled."""
+    name, i = request.param
+    objective = lookup(OBJECTIVES, name, "objective.name")(**VARIANTS.get(name, [{}])[i])
+    model = FIT.get(name, MODEL)
+    params = model.init(jax.random.key(0))
 
     def total(p, batch):
-        loss, stats = objective(MODEL, p, batch, None)
+        loss, stats = objective(model, p, batch, None)
         return loss.total, (loss, stats)
 
     compiled = jax.jit(jax.value_and_grad(total, has_aux=True))
