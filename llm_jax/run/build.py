@@ -110,7 +110,8 @@ def check(config: Config) -> tuple[Sections, Plan]:
     fit.check(plan, declared, [rows, *judged])
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
-    if parts.sample.prompts and not isinstance(built, Decodes | Samples):
+    writer = built.base if isinstance(built, Adapted) else built
+    if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
     positions = getattr(built, "max_positions", parts.data.seq_len)
