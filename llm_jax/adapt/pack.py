@@ -61,8 +61,8 @@ class Packing:
         if self.form == "int8":
             return {"codes": jnp.round(parts * 127).astype(jnp.int8).reshape(kernel.shape), "scales": scales}
         levels = np.asarray(LEVELS[self.form], np.float32)
-        between = jnp.asarray((levels[1:] + levels[:-1]) / 2)
-        codes = jnp.searchsorted(between, parts.reshape(kernel.shape)).astype(jnp.uint8)
+        between = (levels[1:] + levels[:-1]) / 2
+        codes = sum((parts.reshape(kernel.shape) > middle).astype(jnp.uint8) for middle in between)
         pairs = codes.reshape(*kernel.shape[:at], -1, 2, *kernel.shape[at + 1 :])
         low, high = jnp.take(pairs, 0, axis=at + 1), jnp.take(pairs, 1, axis=at + 1)
         return {"codes": low | (high << 4), "scales": scales}

@@ -93,10 +93,10 @@ class OpenRun:
         Raises:
             UserError: there is no such checkpoint, or it is of another model; the first differences are listed.
         """
-        wanted = self._abstract(self.model) if abstract is None else abstract
+        wanted = abstract_params(self.model) if abstract is None else abstract
         if not isinstance(self.trained, Adapted):
             return self._checkpoints().restore(wanted, step, part=self._part)[0]
-        apart = self._checkpoints().restore(self._abstract(self.trained), step, part=self._part)[0]
+        apart = self._checkpoints().restore(abstract_params(self.trained), step, part=self._part)[0]
         return placed(self.trained.merge(apart), wanted)
 
     def leaves(self, paths: Iterable[str], step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
@@ -138,18 +138,20 @@ class OpenRun:
     def _part(self) -> str:
         return "params" if self.resolved.values["train"]["ema"] is None else "extra/ema"
 
-    def _abstract(self, model: Model) -> Params:
-        import jax
-        from jax.sharding import SingleDeviceSharding
-
-        declared = model.declarations()
-        shardings = plans.current().shardings(declared)
-        here = SingleDeviceSharding(jax.devices()[0])
-        leaves = {p: jax.ShapeDtypeStruct(d.shape, d.dtype, sharding=shardings[p] or here) for p, d in declared.items()}
-        return tree.unflatten(leaves)
-
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.workdir.checkpoints)
+
+
+def abstract_params(model: Model) -> Params:
+    """Return a model's parameters as shapes, dtypes and shardings of the active plan."""
+    import jax
+    from jax.sharding import SingleDeviceSharding
+
+    declared = model.declarations()
+    shardings = plans.current().shardings(declared)
+    here = SingleDeviceSharding(jax.devices()[0])
+    leaves = {p: jax.ShapeDtypeStruct(d.shape, d.dtype, sharding=shardings[p] or here) for p, d in declared.items()}
+    return tree.unflatten(leaves)
 
 
 def placed(params: Params, wanted: Params) -> Params:

@@ -3,10 +3,8 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from llm_jax.core import tree
-from llm_jax.core.table import UserError
 from llm_jax.optim.transform import transformation
 
 SHAPES = {
@@ -46,9 +44,3 @@ def test_one_stack_counts_from_its_first_layer_below_an_adapter_too_and_frozen_l
     np.testing.assert_allclose(query, [0.25, 0.5, 1.0], rtol=1e-6)
     np.testing.assert_allclose(found["adapter/embed/tokens/up"] / plain["adapter/embed/tokens/up"], 0.125, rtol=1e-6)
     assert not np.any(found["base/blocks/query"])
-
-
-@pytest.mark.parametrize("factor", [0.0, 1.5, float("nan")])
-def test_a_factor_outside_its_range_is_refused(factor):
-    with pytest.raises(UserError, match="layer_decay"):
-        transformation("adamw", 0.1, layer_decay=factor)

@@ -98,11 +98,28 @@ def test_another_run_begins_from_the_merged_kernels_with_a_larger_vocabulary_and
     np.testing.assert_allclose(new["embed/tokens"][len(table) :], np.tile(table.mean(0), (7, 1)), atol=1e-6)
 
 
+def test_what_is_packed_is_the_run_that_was_begun_from(runs, monkeypatch):
+    """To the nearest codes; opened, it is the plain model again."""
+    folder, recipe, _ = runs
+    monkeypatch.setenv("LLM_JAX_CACHE", str(folder / "cache"))
+    more = [f"--config.init_from={folder / 'base'}", "--config.train.duration=1 steps"]
+    assert trained(recipe, folder / "packed", *more, "--config.adapt.name=lora", "--config.adapt.pack=int8") == 0
+    packed, run, base = stored(folder / "packed"), open_run(folder / "packed"), stored(folder / "base")
+    unpacked = dict(run.leaves(base))
+    for path, leaf in base.items():
+        if f"base/{path}" in packed:
+            np.testing.assert_array_equal(packed[f"base/{path}"], leaf, err_msg=path)
+        elif path not in run.trained.chosen:
+            assert packed[f"base/{path}/codes"].dtype == np.int8
+            np.testing.assert_allclose(unpacked[path], leaf, atol=np.abs(leaf).max() / 250, err_msg=path)
+    assert "base/blocks/mlp/up/codes" in packed
+
+
 @pytest.mark.parametrize(
     ("override", "told"),
     [
         ("rank=4", "adapt.rank=4 needs adapt.name"), ("name=lorra", "did you mean 'lora'"),
-        ("rank=0", "adapt.rank=0"), ("targets=['querry']", "'querry' matches none"),
+        ("rank=0", "adapt.rank=0"), ("pack=int3", "adapt.pack='int3'"), ("targets=['querry']", "'querry' matches none"),
         ("targets=['(']", "not a regular expression"), ("dropout=1.0", "adapt.dropout=1.0"),
     ],
 )  # fmt: skip

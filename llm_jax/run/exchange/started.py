@@ -9,7 +9,7 @@ from llm_jax.adapt.graft import graft
 from llm_jax.core import tree
 from llm_jax.core.types import Adapted, Model, Params, State
 from llm_jax.learn.begin import begun
-from llm_jax.run.open_run import OpenRun, open_run
+from llm_jax.run.open_run import OpenRun, abstract_params, open_run
 
 
 def begun_from(new: State, model: Model, source: str | None) -> State:
@@ -24,15 +24,15 @@ def begun_from(new: State, model: Model, source: str | None) -> State:
         return new
     opened = open_run(source)
     if not isinstance(model, Adapted):
-        return begun(new, _fitted(opened, model, new.params))
-    base = _fitted(opened, model.base, new.params["base"])
+        return begun(new, _fitted(opened, model))
+    base = _fitted(opened, model.base)
     where = jax.tree.map(lambda x: x.sharding, new.params)
     return begun(new, jax.jit(model.attach, out_shardings=where)(new.params, base))
 
 
-def _fitted(opened: OpenRun, model: Model, fresh: Params) -> Params:
-    """Return the parameters of a run, of the shapes and where `fresh` are: restored at once, or grafted."""
-    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), fresh)
+def _fitted(opened: OpenRun, model: Model) -> Params:
+    """Return the parameters of a run as `model` has them, laid out by the active plan: restored at once, or grafted."""
+    wanted = abstract_params(model)
     theirs, declared = opened.model.declarations(), model.declarations()
     grown = [p for p, d in declared.items() if p in theirs and theirs[p].shape != d.shape and "vocab" in d.axes]
     if not grown:
