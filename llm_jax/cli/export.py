@@ -12,7 +12,12 @@ def run(arguments: Sequence[str]) -> int:
     add_workdir(parser)
     add_step(parser)
     parser.add_argument("--to", required=True, metavar="OUT", help="a directory that is not there yet, or is empty")
-    parser.add_argument("--format", default="hf", choices=("hf", "gguf"), help="hf (transformers) or gguf (llama.cpp)")
+    parser.add_argument(
+        "--format",
+        default="hf",
+        choices=("hf", "gguf", "peft"),
+        help="hf (transformers), gguf (llama.cpp), peft (an adapter)",
+    )
     parser.add_argument(
         "--dtype",
         default="float32",
@@ -28,8 +33,8 @@ def run(arguments: Sequence[str]) -> int:
 
     opened = open_run(flags.workdir)
     words = not flags.no_tokenizer
-    what = export(opened, flags.to, form=flags.format, step=flags.step, dtype=flags.dtype, words=words)
-    print(f"exported {what.family}, {flags.dtype}, to {flags.to}")
-    if words and what.tokenizer is None:
+    found = export(opened, flags.to, form=flags.format, step=flags.step, dtype=flags.dtype, words=words)
+    print(f"exported {found.family}, {flags.dtype}, to {flags.to}")
+    if words and found.tokenizer is None:
         print(f"{flags.workdir} has no tokenizer, so none was exported")
     return 0

@@ -1,6 +1,7 @@
 """Ranges of numbers that a user gives, checked where they enter; each error names the key and its value."""
 
 import math
+import re
 from typing import Any
 
 from llm_jax.core.table import UserError
@@ -34,6 +35,18 @@ def fraction(section: str, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not (0 <= value < 1):
             _refuse(section, name, value, "at least 0 and below 1")
+
+
+def pattern(key: str, value: Any) -> None:
+    """Refuse what is not a regular expression.
+
+    Raises:
+        UserError: names the key, the value and what is wrong with it.
+    """
+    try:
+        re.compile(value)
+    except (re.error, TypeError) as error:
+        raise UserError(f"{key}: {value!r} is not a regular expression: {error}") from None
 
 
 def divides(section: str, divisor: str, value: int, whole: str, total: int) -> None:

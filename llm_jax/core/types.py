@@ -166,6 +166,21 @@ class Latent(Samples, Protocol):
     def write(self, params: Params, z: Array, key: Key | None, start: Array, length: int) -> Array: ...
 
 
+@runtime_checkable
+class Adapted(Model, Protocol):
+    """A model over another, `base`: only those parts of its parameters change whose first names are `learnt`.
+
+    `merge` returns the parameters of `base` that compute the same; `attach` puts others of `base` below a new adapter.
+    """
+
+    @property
+    def base(self) -> Model: ...
+    @property
+    def learnt(self) -> tuple[str, ...]: ...
+    def merge(self, params: Params) -> Params: ...
+    def attach(self, params: Params, base: Params) -> Params: ...
+
+
 class Objective(Protocol):
     """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout.
 

@@ -11,7 +11,8 @@ from llm_jax.core.types import Batch, Key, Learner, Params, State, Stats
 def ema(learner: Learner, decay: float) -> Learner:
     """Return the learner that also averages parameters: average ← d · average + (1 - d) · params.
 
-    Early on d is min(decay, (1 + step) / (10 + step)), so that the average does not remember the initial values.
+    What does not change is its own average, to the last bit. Early on d is min(decay, (1 + step) / (10 + step)), so
+    that the average does not remember the initial values.
     """
 
     def init(key: Key) -> State:
@@ -22,7 +23,7 @@ def ema(learner: Learner, decay: float) -> Learner:
         new, stats = learner.update(state, batch)
         step = new.step.astype(jnp.float32)
         d = jnp.minimum(decay, (1 + step) / (10 + step))
-        average = jax.tree.map(lambda a, p: (d * a + (1 - d) * p).astype(a.dtype), state.extra["ema"], new.params)
+        average = jax.tree.map(lambda a, p: (a + (1 - d) * (p - a)).astype(a.dtype), state.extra["ema"], new.params)
         return replace(new, extra={**new.extra, "ema": average}), stats
 
     return learner._replace(init=init, update=update)

@@ -5,6 +5,7 @@ microbatches with unequal numbers of tokens add up to exactly the whole batch.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,24 +13,32 @@ import jax.numpy as jnp
 import optax
 
 from llm_jax.core import keys
-from llm_jax.core.types import Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, State, Stats
+from llm_jax.core.types import Adapted, Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, State, Stats
 from llm_jax.learn.accumulate import accumulate
 from llm_jax.mesh.place import fetched
 from llm_jax.optim.transform import global_norm
 
 
 def plain(model: Model, objective: Objective) -> GradientRule:
-    """Return the rule that differentiates the objective over the whole batch at once."""
+    """Return the rule that differentiates the objective over the whole batch at once.
+
+    Of an adapted model the gradients are those of the parts that are learnt, and no others are computed.
+    """
 
     def rule(params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Mean, Stats]:
         def total(p: Params) -> tuple[Any, tuple[Mean, Stats]]:
-            loss, stats = objective(model, p, batch, key)
+            loss, stats = objective(model, params | p, batch, key)
             return loss.total, (loss, stats)
 
-        (_, (loss, stats)), gradients = jax.value_and_grad(total, has_aux=True)(params)
+        (_, (loss, stats)), gradients = jax.value_and_grad(total, has_aux=True)(learnt(model, params))
         return Mean(gradients, loss.weight), loss, stats
 
     return rule
+
+
+def learnt(model: Model, params: Params) -> Params:
+    """Return the parameters that are learnt: all, but of an adapted model."""
+    return {name: params[name] for name in model.learnt} if isinstance(model, Adapted) else params
 
 
 def descent(
@@ -41,7 +50,8 @@ def descent(
     batch_size: int | None = None,
 ) -> Learner:
     """Return the learner of a model and an objective, each batch computed in so many parts."""
-    return gradient(accumulate(plain(model, objective), microbatches), model.init, optimizer)
+    rule = accumulate(plain(model, objective), microbatches)
+    return gradient(rule, model.init, optimizer, part=partial(learnt, model))
 
 
 def gradient(
@@ -50,6 +60,7 @@ def gradient(
     optimizer: optax.GradientTransformation,
     *,
     seed_key: str = "dropout",
+    part: Callable[[Params], Params] = lambda params: params,
 ) -> Learner:
     """Return the learner that descends the gradients of `rule` with `optimizer`.
 
@@ -58,29 +69,42 @@ def gradient(
         init: key -> initial parameters.
         optimizer: what turns mean gradients into updates, rate and decay included.
         seed_key: the name under which each step's key is folded.
+        part: parameters -> those that are learnt, of which the rule's gradients are; see `learnt`.
     """
 
     def start(key: Key) -> State:
-        return begun(key, init, optimizer)
+        return begun(key, init, optimizer, part)
 
     def update(state: State, batch: Batch) -> tuple[State, Stats]:
         summed, loss, stats = rule(state.params, batch, keys.fold(state.key, seed_key, state.step))
-        return descended(state, summed, optimizer, stats | {"objective": loss})
+        return descended(state, summed, optimizer, stats | {"objective": loss}, part)
 
     return Learner(start, update)
 
 
-def begun(key: Key, init: Callable[[Key], Params], optimizer: optax.GradientTransformation) -> State:
-    """Return the first state of parameters that `optimizer` changes."""
+def begun(
+    key: Key,
+    init: Callable[[Key], Params],
+    optimizer: optax.GradientTransformation,
+    part: Callable[[Params], Params] = lambda p: p,
+) -> State:
+    """Return the first state of parameters of which `optimizer` changes a `part`."""
     params = init(keys.fold(key, "params"))
-    return State(jnp.int32(0), params, optimizer.init(params), key, {})
+    return State(jnp.int32(0), params, optimizer.init(part(params)), key, {})
 
 
-def descended(state: State, summed: Mean, optimizer: optax.GradientTransformation, stats: Stats) -> tuple[State, Stats]:
+def descended(
+    state: State,
+    summed: Mean,
+    optimizer: optax.GradientTransformation,
+    stats: Stats,
+    part: Callable[[Params], Params] = lambda p: p,
+) -> tuple[State, Stats]:
     """Return the state after one step along the mean of summed gradients, and their norm among the statistics."""
     with jax.named_scope("optimizer"):
         gradients = summed.value
-        updates, opt = optimizer.update(gradients, fetched(state.opt), state.params)
-        params = optax.apply_updates(state.params, updates)
+        old = part(state.params)
+        updates, opt = optimizer.update(gradients, fetched(state.opt), old)
+        params = state.params | optax.apply_updates(old, updates)
     stats = stats | {"gradient_norm": Mean(global_norm(gradients), jnp.float32(1))}
     return State(state.step + 1, params, opt, state.key, state.extra), stats

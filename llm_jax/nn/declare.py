@@ -6,7 +6,7 @@ tables derive. A value's key folds in its path, so that adding one parameter doe
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -15,6 +15,21 @@ from flax import linen as nn
 from llm_jax.core import keys, tree
 from llm_jax.core.types import Array, Declaration, Key, Params
 from llm_jax.mesh.place import gathered, place
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Made:
+    """Stands in the place of a parameter that is computed of others where it is used, layer by layer.
+
+    parts: arrays, of stacked layers each with the leading axis `layer`. make: parts -> the parameter, of one layer.
+    brief: whether it is made anew for the gradient rather than kept, as it is much larger than its parts.
+    """
+
+    parts: Any
+    make: Callable[[Any], Array] = field(metadata={"static": True})
+    brief: bool = field(default=False, metadata={"static": True})
+
 
 _RECORD: ContextVar[dict[str, Declaration] | None] = ContextVar("declarations", default=None)
 
@@ -36,7 +51,15 @@ def weight(
     record = _RECORD.get()
     if record is not None:
         record["/".join((*module.path, name))] = Declaration(shape, axes, init, share)
-    return gathered(module.param(name, init, shape), axes, exact=exact)
+    held: Any = module.get_variable("params", name)
+    value = held.make(held.parts) if isinstance(held, Made) else module.param(name, init, shape)
+    return gathered(value, axes, exact=exact)
+
+
+def brief(params: Any) -> bool:
+    """Whether some parameter is made anew for the gradient."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda leaf: isinstance(leaf, Made))
+    return any(isinstance(leaf, Made) and leaf.brief for leaf in leaves)
 
 
 def declarations(module: nn.Module, *inputs: Any, layers: int | None = None, **named: Any) -> dict[str, Declaration]:

@@ -16,6 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 from llm_jax.core.types import Array, Key, Params
 from llm_jax.mesh import pipeline, plan
 from llm_jax.mesh import remat as remats
+from llm_jax.nn.declare import brief
 
 # (params of one layer, x, where, layer index, carried, key) -> (x, carried)
 Layer = Callable[[Params, Array, Any, Any, Any, Key | None], tuple[Array, Any]]
@@ -44,6 +45,7 @@ def stack(
 ) -> tuple[Array, Any]:
     """Return (x, carried) after all layers.
 
+    Layers with parameters that are made for them alone, and would fill the memory if they were kept, are recomputed.
     What a layer knows of the batch comes by its arguments, so that a pipeline can give it a part of the batch.
 
     Args:
@@ -56,9 +58,11 @@ def stack(
         unroll: default `unroll_by_default`.
     """
     each = params if isinstance(params, tuple) else None
+    remat, offload = plan.current().remat, plan.current().offload
+    if remat == "none" and brief(params):
+        remat, unroll = "full", bool(unroll)
     if each is None and (unroll_by_default(_depth(params)) if unroll is None else unroll):
         each = unstack(params)
-    remat, offload = plan.current().remat, plan.current().offload
     if remat != "none":
         static = () if each is None else (3,)
         policy = remats.policy(remat, offload)

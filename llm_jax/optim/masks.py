@@ -7,8 +7,10 @@ into the inputs and outputs of a linear map.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, nearest
@@ -49,6 +51,35 @@ def layout(path: str, shape: Sequence[int]) -> Layout:
         return Layout(batch, rank, 0)
     inputs = rank - 1 if OUTPUT.search(path) else 1
     return Layout(batch, inputs, rank - inputs)
+
+
+def depths(params: Any, stacks: Mapping[str, Sequence[int]] | None = None) -> Any:
+    """Return the tree that says how far each leaf is from the last layer: 0 there and above, L of embeddings.
+
+    Args:
+        params: a tree of arrays, abstract ones included.
+        stacks: of each stack of layers by its first name, the number of each of its layers, from 0. By default there
+            is one, and numbers count from 0.
+
+    A stacked leaf [L, …] has an array [L, 1, …], all others a number.
+    """
+    numbers = {name: list(each) for name, each in (stacks or {}).items()}
+    leaves = tree.flatten(params)
+    layers = 1 + max((max(_numbers(path, leaf, numbers), default=-1) for path, leaf in leaves.items()), default=-1)
+
+    def depth(path: str, leaf: Any) -> Any:
+        found = _numbers(path, leaf, numbers)
+        if not found:
+            return layers if any(re.search(pattern, path) for pattern in EMBEDDING[:2]) else 0
+        return (layers - 1 - np.array(found)).reshape(-1, *(1,) * (len(leaf.shape) - 1))
+
+    return tree.map_with_path(depth, params)
+
+
+def _numbers(path: str, leaf: Any, stacks: Mapping[str, list[int]]) -> list[int]:
+    """The numbers of the layers that a leaf holds; none where it is no stack."""
+    named = next((stacks[part] for part in path.split("/") if part in stacks), None)
+    return named or (list(range(leaf.shape[0])) if STACKED.search(path) else [])
 
 
 def decay(params: Any, exclude: Sequence[str] | None = None) -> Any:

@@ -16,6 +16,7 @@ ALLOWED = {
     "clip_norm": "a number in (0, inf) or None",
     "decay_exclude": "a list of regular expressions or None",
     "freeze": "a list of regular expressions",
+    "layer_decay": "a number in (0, 1] or None",
     "momentum": "a number in [0, 1)",
     "nesterov": "True or False",
     "b1": "a number in [0, 1)",

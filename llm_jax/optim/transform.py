@@ -4,7 +4,7 @@ Clipping multiplies by one scalar, min(1, clip_norm/|g|), which XLA fuses into t
 selects and divides element by element, and clip + AdamW then take about twice the time on a CPU.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,8 @@ def transformation(
     decay_exclude: Sequence[str] | None = None,
     clip_norm: float | None = None,
     freeze: Sequence[str] = (),
+    layer_decay: float | None = None,
+    stacks: Mapping[str, Sequence[int]] | None = None,
     **options: Any,
 ) -> optax.GradientTransformation:
     """Return the optimizer `name` whole: its updates are added to the parameters as they are.
@@ -39,6 +41,10 @@ def transformation(
         decay_exclude: which leaves do not decay (`masks.decay`); None for the usual rule, no vectors.
         clip_norm: the largest global norm of the gradients, frozen leaves left out; None for no clipping.
         freeze: regular expressions of paths that never change, and have no optimizer state.
+        layer_decay: each layer's rate is that of the next one times this, and embeddings' that of the first layer:
+            lower ones know more of what stays true of another text (Howard and Ruder 2018, arXiv:1801.06146, there 1 /
+            2.6; Clark et al. 2020, arXiv:2003.10555). None for one rate.
+        stacks: where layers are in several stacks, see `masks.depths`.
         options: the direction's own; `options.accepted(name)` lists them.
 
     Raises:
@@ -47,6 +53,7 @@ def transformation(
     direction = lookup(OPTIMIZERS, name, "optimizer.name")
     check(name, options, accepted(name))
     check_values(weight_decay=weight_decay, decay_exclude=decay_exclude, clip_norm=clip_norm, freeze=freeze)
+    check_values(layer_decay=layer_decay)
     if not callable(rate):
         check_values(learning_rate=rate)
     if name == "adam" and weight_decay:
@@ -57,6 +64,7 @@ def transformation(
         ("direction", direction(**options)),
         ("decay", decays if weight_decay else optax.identity()),
         ("rate", optax.scale_by_learning_rate(rate)),
+        *([] if layer_decay is None else [("layers", layerwise(layer_decay, stacks))]),
     )
     return frozen(tx, freeze) if freeze else tx
 
@@ -104,6 +112,16 @@ def clip(max_norm: float) -> optax.GradientTransformation:
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         scale = max_norm / jnp.maximum(global_norm(updates), max_norm)
         return jax.tree.map(lambda g: g * scale.astype(g.dtype), updates), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def layerwise(factor: float, stacks: Mapping[str, Sequence[int]] | None = None) -> optax.GradientTransformation:
+    """Return u -> u · factor^depth, leaf by leaf and layer by layer (`masks.depths`)."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        depths = masks.depths(updates, stacks)
+        return jax.tree.map(lambda u, depth: u * jnp.asarray(factor**depth, u.dtype), updates, depths), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 

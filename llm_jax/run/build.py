@@ -8,6 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from llm_jax.adapt import ADAPTERS
+from llm_jax.adapt.adapted import Adapted, adapted
+from llm_jax.adapt.pack import Packing
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
@@ -19,6 +22,7 @@ from llm_jax.data.clients import Rounds
 from llm_jax.data.features import Transform
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.ema import ema
+from llm_jax.learn.gradient import learnt
 from llm_jax.learn.local import federated, local
 from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
@@ -54,6 +58,7 @@ class Sections:
     launch: Launch
     export: sections.Export
     local: sections.Local
+    adapt: sections.Adapt
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,11 @@ class Run:
 
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
-        return flops.per_token(self.model.declarations(), self.sections.data.seq_len, causal=causal)
+        model, length = self.model, self.sections.data.seq_len
+        if not isinstance(model, Adapted):
+            return flops.per_token(model.declarations(), length, causal=causal)
+        declared = model.base.declarations()
+        return flops.per_token(declared, length, causal=causal, frozen=declared.keys() - model.chosen.keys())
 
 
 def check(config: Config) -> tuple[Sections, Plan]:
@@ -101,14 +110,16 @@ def check(config: Config) -> tuple[Sections, Plan]:
     fit.check(plan, declared, [rows, *judged])
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
-    if parts.sample.prompts and not isinstance(built, Decodes | Samples):
+    writer = built.base if isinstance(built, Adapted) else built
+    if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
-    workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"])
+    workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
     positions = getattr(built, "max_positions", parts.data.seq_len)
     if positions < parts.data.seq_len:
         raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
-    jax.eval_shape(transform.init, tree.unflatten({p: abstract(d) for p, d in declared.items()}))
+    whole = tree.unflatten({p: abstract(d) for p, d in declared.items()})
+    jax.eval_shape(transform.init, learnt(built, whole))
     if parts.local.name != "none":
         jax.eval_shape(learner(config, parts, built, transform).init, jax.random.key(0))
     if not 0 <= values["seed"] < 1 << 32:
@@ -152,7 +163,17 @@ def model(config: Config, *, vocab_size: int) -> Model:
         values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
         values["max_positions"] = config.values["data"]["seq_len"]
-    return construct(cls, values)
+    return adaptation(config, construct(cls, values))
+
+
+def adaptation(config: Config, plain: Model) -> Model:
+    """Return a model with the adapter of a configuration, which may have none."""
+    section: sections.Adapt = construct(sections.Adapt, config.values["adapt"])
+    if section.name == "none":
+        return plain
+    kind = lookup(ADAPTERS, section.name, "adapt.name")(section.rank, section.alpha, section.dropout)
+    packing = None if section.pack is None else Packing(section.pack, section.pack_group)
+    return adapted(plain, kind, section.patterns, packing)
 
 
 def objective(config: Config) -> Objective:
@@ -166,6 +187,9 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
     values = dict(config.values["optimizer"])
     shape = dict(values.pop("schedule"))
     rate = schedule(shape.pop("name"), values.pop("learning_rate"), steps, **shape)
+    if values["layer_decay"] is not None:
+        built = model(config, vocab_size=ANY_VOCABULARY)
+        values["stacks"] = built.stacks() if hasattr(built, "stacks") else None
     return transformation(values.pop("name"), rate, **values), rate
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from llm_jax.adapt.adapted import merged
 from llm_jax.core.types import Model, Params
 from llm_jax.data.loader import Loader
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
@@ -39,7 +40,8 @@ def write_samples(run: Run, workdir: Workdir, step: int, params: Params, say: Ca
     """Continue the run's prompts and keep the texts in samples/STEP.txt."""
     if not run.sections.sample.prompts:
         return
-    texts = continuations(run.model, params, run.tokenizer, run.sections.sample, seed=run.config.values["seed"])
+    model, params = merged(run.model, params)
+    texts = continuations(model, params, run.tokenizer, run.sections.sample, seed=run.config.values["seed"])
     if hosts.is_first():
         workdir.samples.mkdir(parents=True, exist_ok=True)
         (workdir.samples / f"{step}.txt").write_text("\n\n---\n\n".join(texts) + "\n")

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 from ml_collections import FrozenConfigDict
 
+from llm_jax.adapt.adapted import Adapted
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Model, Params
@@ -62,7 +63,12 @@ class OpenRun:
 
     @cached_property
     def model(self) -> Model:
-        """The run's model."""
+        """The run's model; of one with an adapter the plain model, whose parameters `params` merges."""
+        return self.trained.base if isinstance(self.trained, Adapted) else self.trained
+
+    @cached_property
+    def trained(self) -> Model:
+        """The model as it was trained: with its adapter, where it has one."""
         size = self.resolved.values["model"].get("vocab_size") or self.tokenizer.vocab_size
         return build.model(self.resolved, vocab_size=size)
 
@@ -88,9 +94,13 @@ class OpenRun:
         Raises:
             UserError: there is no such checkpoint, or it is of another model; the first differences are listed.
         """
-        if abstract is not None:
-            return self._checkpoints().restore(abstract, step, part=self._part)[0]
-        return ready(self.model, self._checkpoints().restore(self._abstract(), step, part=self._part)[0])
+        if abstract is None and not isinstance(self.trained, Adapted):
+            return ready(self.model, self._checkpoints().restore(abstract_params(self.model), step, part=self._part)[0])
+        wanted = abstract_params(self.model) if abstract is None else abstract
+        if not isinstance(self.trained, Adapted):
+            return self._checkpoints().restore(wanted, step, part=self._part)[0]
+        apart = self._checkpoints().restore(abstract_params(self.trained), step, part=self._part)[0]
+        return placed(self.trained.merge(apart), wanted)
 
     def leaves(self, paths: Iterable[str], step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (path, array on the host) of the (averaged) parameters, one read and verified at a time.
@@ -98,30 +108,69 @@ class OpenRun:
         Raises:
             UserError: there is no such checkpoint, or it is damaged.
         """
-        saved, part = self._checkpoints(), self._part
+        saved = self._checkpoints()
         chosen = saved.latest() if step is None else step
         for path in paths:
-            try:
-                yield path, saved.restore(step=chosen, part=f"{part}/{path}")[0]
-            except CorruptCheckpointError as error:
-                raise UserError(f"{error}; choose another with --step, of {self.steps}") from None
+            if not isinstance(self.trained, Adapted):
+                yield path, self._stored(saved, path, chosen)
+                continue
+            kernel, use = self._stored(saved, f"base/{path}", chosen), self.trained.uses.get(path)
+            if use is not None:
+                change = self._stored(saved, f"adapter/{path}", chosen) if use.kind else None
+                kernel = np.asarray(use({"kernel": kernel, "change": change}))
+            yield path, kernel
+
+    def adapters(self, step: int | None = None) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """Yield (path of a kernel, the parameters of its change) of a run with an adapter.
+
+        Raises:
+            UserError: there is no such checkpoint, or it is damaged.
+        """
+        saved = self._checkpoints()
+        chosen = saved.latest() if step is None else step
+        for path in self.trained.chosen if isinstance(self.trained, Adapted) else ():
+            yield path, self._stored(saved, f"adapter/{path}", chosen)
+
+    def _stored(self, saved: Checkpoints, path: str, step: int | None) -> Any:
+        try:
+            return saved.restore(step=step, part=f"{self._part}/{path}")[0]
+        except CorruptCheckpointError as error:
+            raise UserError(f"{error}; choose another with --step, of {self.steps}") from None
 
     @property
     def _part(self) -> str:
         return "params" if self.resolved.values["train"]["ema"] is None else "extra/ema"
 
-    def _abstract(self) -> Params:
-        import jax
-        from jax.sharding import SingleDeviceSharding
-
-        declared = self.model.declarations()
-        shardings = plans.current().shardings(declared)
-        here = SingleDeviceSharding(jax.devices()[0])
-        leaves = {p: jax.ShapeDtypeStruct(d.shape, d.dtype, sharding=shardings[p] or here) for p, d in declared.items()}
-        return tree.unflatten(leaves)
-
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.workdir.checkpoints)
+
+
+def abstract_params(model: Model) -> Params:
+    """Return a model's parameters as shapes, dtypes and shardings of the active plan."""
+    import jax
+    from jax.sharding import SingleDeviceSharding
+
+    declared = model.declarations()
+    shardings = plans.current().shardings(declared)
+    here = SingleDeviceSharding(jax.devices()[0])
+    leaves = {p: jax.ShapeDtypeStruct(d.shape, d.dtype, sharding=shardings[p] or here) for p, d in declared.items()}
+    return tree.unflatten(leaves)
+
+
+def placed(params: Params, wanted: Params) -> Params:
+    """Return parameters where those of `wanted` (abstract ones) are.
+
+    Raises:
+        UserError: a path or a shape differs; the first differences are listed.
+    """
+    import jax
+
+    have, want = ({p: tuple(x.shape) for p, x in tree.flatten(each).items()} for each in (params, wanted))
+    paths = [p for p in have | want if have.get(p) != want.get(p)]
+    if paths:
+        lines = [f"{p}: {have.get(p, 'absent')} -> {want.get(p, 'absent')}" for p in paths[:20]]
+        raise UserError("the parameters are of another model:\n  " + "\n  ".join(lines))
+    return jax.tree.map(lambda x, w: x if w.sharding is None else jax.device_put(x, w.sharding), params, wanted)
 
 
 def open_run(path: epath.PathLike) -> OpenRun:

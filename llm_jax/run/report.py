@@ -2,6 +2,7 @@
 
 import math
 
+from llm_jax.adapt.adapted import Adapted
 from llm_jax.run.build import Run
 from llm_jax.run.evaluate import told
 from llm_jax.run.train import Outcome
@@ -9,9 +10,14 @@ from llm_jax.store.workdir import Workdir
 
 
 def parameters(run: Run) -> int:
-    """Return the number of parameters."""
+    """Return the number of parameters, each counted once however few bits it is kept in."""
+    plain = run.model.base if isinstance(run.model, Adapted) else run.model
+    return sum(math.prod(d.shape) for d in plain.declarations().values()) + adapter(run)
 
-    return sum(math.prod(d.shape) for d in run.model.declarations().values())
+
+def adapter(run: Run) -> int:
+    """Return the number of those parameters that are an adapter's."""
+    return sum(math.prod(d.shape) for p, d in run.model.declarations().items() if p.startswith("adapter/"))
 
 
 def opening(run: Run, workdir: Workdir, resumed: bool) -> str:
@@ -19,9 +25,9 @@ def opening(run: Run, workdir: Workdir, resumed: bool) -> str:
     name = run.config.values["model"]["name"]
     rows, length = run.sections.data.batch_size, run.sections.data.seq_len
     verb = "going on with" if resumed else "training"
-    return (
-        f"{verb} {name}, {parameters(run):,} parameters, {run.duration} of {rows} x {length} tokens, in {workdir.path}"
-    )
+    few = adapter(run)
+    count = f"{parameters(run):,} parameters" + (f" ({few:,} of them learnt)" if few else "")
+    return f"{verb} {name}, {count}, {run.duration} of {rows} x {length} tokens, in {workdir.path}"
 
 
 def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:

@@ -18,11 +18,10 @@ from llm_jax import __version__
 from llm_jax.core import durations
 from llm_jax.core.table import UserError
 from llm_jax.core.types import State
-from llm_jax.learn.begin import begun
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.config import Config, differences
-from llm_jax.run.open_run import open_run
+from llm_jax.run.config import Config, differences, resolve
+from llm_jax.run.exchange.started import begun_from
 from llm_jax.store import commit, files
 from llm_jax.store.checkpoint import Checkpoints
 from llm_jax.store.files import read_json, write_json
@@ -69,7 +68,7 @@ def check_config(workdir: Workdir, config: Config, *, allow_change: bool = False
             f"workdir={os.fspath(workdir.path)!r} holds an imported model, which is not trained in its place; "
             f"name a new --workdir, and start from this one with --config.init_from={os.fspath(workdir.path)}"
         )
-    old = read_json(workdir.config)
+    old = resolve(read_json(workdir.config)).values  # whole, whatever keys have been added since
     changed = [line for line in differences(old, config.values) if not _only_longer(line, old, config.values)]
     if changed and not allow_change:
         listing = "\n  ".join(changed)
@@ -181,20 +180,7 @@ def state(run: Run, workdir: Workdir, saved: Checkpoints) -> tuple[State, int, M
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     init = jax.jit(run.learner.init, out_shardings=run.state_shardings, compiler_options=options)
     new: State = init(jax.random.key(run.config.values["seed"]))
-    return begun_from(new, run.config.values["init_from"]), 0, {}
-
-
-def begun_from(new: State, source: str | None) -> State:
-    """Return a new state with the parameters of the workdir `source`; None leaves it as it is.
-
-    Raises:
-        UserError: the source is no run, or its model is another; the first differences are listed.
-    """
-    if source is None:
-        return new
-    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), new.params)
-    params = open_run(source).params(abstract=placed)
-    return begun(new, params)
+    return begun_from(new, run.model, run.config.values["init_from"]), 0, {}
 
 
 def abstract_state(run: Run) -> State:

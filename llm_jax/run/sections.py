@@ -7,6 +7,7 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from llm_jax.adapt import ADAPTERS
 from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.decode.filters import Sampling
@@ -259,7 +260,40 @@ class Local:
         return self.mixing if self.mixing is not None else 0.5 if self.overlap else 0.0
 
 
+@dataclass(frozen=True)
+class Adapt:
+    """Few parameters that are learnt beside a model that stays as it is (`adapt.adapted`); `init_from` says which.
+
+    name: a key of adapt.ADAPTERS, or "none". targets: regular expressions, searched in the paths of parameters; None
+    for the kernels of queries and values. rank, alpha (None: the rank), dropout: as in `adapt.lora.Lora`. pack: the
+    model's layers are kept in int8, int4 or nf4 (QLoRA), pack_group inputs with a scale; None for float32.
+    """
+
+    name: str = "none"
+    rank: int = 8
+    alpha: float | None = None
+    targets: list[str] | None = None
+    dropout: float = 0.0
+    pack: str | None = None
+    pack_group: int = 64
+
+    def __post_init__(self) -> None:
+        given = [f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]
+        if self.name == "none" and given:
+            value = getattr(self, given[0])
+            raise UserError(f"adapt.{given[0]}={value!r} needs adapt.name, one of: {choices(ADAPTERS)}")
+        for pattern in self.patterns:
+            checks.pattern("adapt.targets", pattern)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The targets, given or not."""
+        return QUERIES_AND_VALUES if self.targets is None else tuple(self.targets)
+
+
+QUERIES_AND_VALUES = (r"attention/(query|value)$",)
+
 SECTIONS = {
     "data": Data, "train": Train, "eval": Eval, "checkpoint": Checkpoint, "mesh": Mesh, "log": Log, "sample": Sample,
-    "launch": Launch, "export": Export, "local": Local,
+    "launch": Launch, "export": Export, "local": Local, "adapt": Adapt,
 }  # fmt: skip

@@ -9,7 +9,7 @@ from llm_jax.mesh.plan import Plan
 from llm_jax.run.sections import Data, Local, Train
 
 
-def check(local: Local, data: Data, train: Train, plan: Plan, optimizer: dict[str, Any]) -> None:
+def check(local: Local, data: Data, train: Train, plan: Plan, optimizer: dict[str, Any], adapt: str = "none") -> None:
     """Refuse workers that cannot be.
 
     Raises:
@@ -24,6 +24,8 @@ def check(local: Local, data: Data, train: Train, plan: Plan, optimizer: dict[st
             )
         _check_mesh(local.workers, plan)
         _check_batch(local.workers, data.batch_size, train.microbatches, plan.batch_shards // workers.groups(plan))
+    if local.name != "none" and adapt != "none":
+        raise UserError(f"local.name={local.name!r} and adapt.name={adapt!r}: workers have no adapters; leave one out")
     if data.federated:
         _check_clients(local, optimizer["schedule"]["name"])
 

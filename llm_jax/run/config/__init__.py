@@ -125,6 +125,7 @@ def _optimizer(given: Mapping[str, Any]) -> dict[str, Any]:
         "clip_norm": 1.0,
         "decay_exclude": None,
         "freeze": [],
+        "layer_decay": None,
     }
     defaults = {**common, **accepted(name)}
     inner = accepted(shape, SCHEDULES, "optimizer.schedule.name")

@@ -3,21 +3,29 @@
 import dataclasses
 import os
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from llm_jax.adapt.adapted import Adapted, merged
+from llm_jax.adapt.dora import lengths
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Model, State
 from llm_jax.interop import configs
+from llm_jax.interop.peft import Adapter, peft
 from llm_jax.interop.save import Export
 from llm_jax.learn.ema import averaged
 from llm_jax.mesh import hosts
+from llm_jax.optim.masks import layout
 from llm_jax.run.build import Run
 from llm_jax.run.open_run import OpenRun
 from llm_jax.store.files import read_json
 from llm_jax.store.workdir import Workdir
-from llm_jax.text import cache
+from llm_jax.text import cache as folders
 from llm_jax.text.base import Tokenizer
 
 FORMATS = {"hf": "llm_jax.interop.save:hf", "gguf": "llm_jax.interop.gguf.writer:gguf"}
@@ -32,7 +40,7 @@ def export(
     Args:
         opened: the run.
         to: a directory that is not there, or is empty.
-        form: a key of `FORMATS`.
+        form: a key of `FORMATS`, or "peft": of a run with an adapter, that alone.
         step: which checkpoint (default: the newest).
         dtype: of the tensors.
         words: with the tokenizer.
@@ -43,22 +51,49 @@ def export(
     where = Path(os.path.abspath(Path(to).expanduser()))
     if where.exists() and (not where.is_dir() or any(where.iterdir())):
         raise UserError(f"--to={to} is there and not empty; name another, or remove it")
-    write = lookup(FORMATS, form, "--format")
+    write = _writer(opened, form, step)
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
     what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
     what.names()
     try:
-        cache.publish(where, lambda folder: write(folder, what, opened.leaves(what.paths(), step)))
+        folders.publish(where, lambda folder: write(folder, what))
     except OSError as error:
         raise UserError(f"--to={to} cannot be written: {error.strerror or error}") from None
     return what
 
 
+def _writer(opened: OpenRun, form: str, step: int | None) -> Callable[[Path, Export], None]:
+    """Return the function that fills a folder with an export: all parameters, an adapter merged; or the adapter alone.
+
+    Raises:
+        UserError: an unknown format, or the adapter of a run that has none.
+    """
+    if form != "peft":
+        write = lookup(FORMATS, form, "--format")
+        return lambda folder, what: write(folder, what, opened.leaves(what.paths(), step))
+    model = opened.trained
+    if not isinstance(model, Adapted):
+        raise UserError(f"--format=peft: {opened.workdir.path} was trained without config.adapt; try --format=hf")
+
+    kind = model.kind
+
+    @cache
+    def unchanged(path: str) -> np.ndarray:
+        leaf = next(opened.leaves([path], step))[1]
+        return np.asarray(lengths(leaf, layout(path, leaf.shape)))
+
+    def alone(folder: Path, what: Export) -> None:
+        parts = dict(opened.adapters(step))
+        peft(folder, what, Adapter(kind.rank, kind.scale * kind.rank, kind.dropout, parts, unchanged))
+
+    return alone
+
+
 def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
     """Write exports/STEP of a run in training; it appears whole or not at all. All processes call this."""
     section = run.sections.export
-    what = described(run.config.values, run.model, workdir, section.dtype, run.tokenizer)
-    params = tree.flatten(averaged(state))
+    model, whole = merged(run.model, averaged(state))
+    what, params = described(run.config.values, model, workdir, section.dtype, run.tokenizer), tree.flatten(whole)
     stream = ((path, hosts.whole(params[path])) for path in what.paths())
     if not hosts.is_first():
         for _ in stream:
@@ -68,7 +103,7 @@ def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
     where = Path(workdir.exports / str(step))
     for killed in where.parent.glob("*.tmp-*"):  # no other job writes here: the run holds the lock of its checkpoints
         shutil.rmtree(killed, ignore_errors=True)
-    cache.publish(where, lambda folder: write(folder, what, stream), replace=True)
+    folders.publish(where, lambda folder: write(folder, what, stream), replace=True)
 
 
 def described(
