@@ -15,8 +15,8 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--format",
         default="hf",
-        choices=("hf", "gguf", "peft"),
-        help="hf (transformers), gguf (llama.cpp), peft (an adapter)",
+        choices=("hf", "gguf", "peft", "arpa"),
+        help="hf (transformers), gguf (llama.cpp), peft (an adapter), arpa (n-grams, one file)",
     )
     parser.add_argument(
         "--dtype",
@@ -28,10 +28,13 @@ def run(arguments: Sequence[str]) -> int:
     flags, overrides = parser.read(arguments)
     if overrides:
         raise UserError("export takes the configuration of the workdir; --config overrides belong to train")
-    from llm_jax.run.exchange.exported import export
+    from llm_jax.run.exchange.exported import arpa, export
     from llm_jax.run.open_run import open_run
 
     opened = open_run(flags.workdir)
+    if flags.format == "arpa":
+        print(f"exported {arpa(opened, flags.to, flags.step):,} n-grams to {flags.to}")
+        return 0
     words = not flags.no_tokenizer
     found = export(opened, flags.to, form=flags.format, step=flags.step, dtype=flags.dtype, words=words)
     print(f"exported {found.family}, {flags.dtype}, to {flags.to}")

@@ -199,3 +199,21 @@ def test_a_batch_beyond_the_buffer_and_a_model_that_does_not_count_are_refused()
 def test_what_makes_no_model_is_refused(field, value):
     with pytest.raises(UserError, match=rf"model\.{field}={value!r}"):
         small(**{field: value})
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+def test_add_k_is_that_of_nltk():
+    """Whose vocabulary has one word more than the text: the unknown one."""
+    lm, util = pytest.importorskip("nltk.lm"), pytest.importorskip("nltk.util")
+    row = TEXT[:400] % (V - 1)
+    model = small(smoothing="add_k", add=0.5, buffer=512)
+    learner = counting(model, Causal(), optax.identity(), microbatches=1, batch_size=1)
+    state, _ = learner.update(learner.init(jax.random.key(0)), {"tokens": row[None, :-1], "targets": row[None, 1:]})
+    words = [str(token) for token in row]
+    theirs = lm.Lidstone(0.5, 3)
+    theirs.fit([list(util.ngrams(words, 3))], vocabulary_text=words)
+    p = np.exp(jax.jit(lambda p, b: model.apply(p, b).logits)(state.params, {"tokens": row[None]})[0])
+    for t in range(1, 200, 7):
+        expected = [theirs.score(str(w), words[t - 1 : t + 1]) for w in range(V - 1)]
+        close(p[t, : V - 1], expected)

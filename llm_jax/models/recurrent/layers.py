@@ -1,5 +1,6 @@
 """What LSTM and GRU language models share: functions of a family, a frozen dataclass with a `_cell()`."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -72,6 +73,7 @@ def _forward(
 ) -> tuple[Outputs, Cache]:
     table: Any = _table(model).apply({"params": params["embed"]})
     x, block = embed(table, jnp.asarray(batch["tokens"], jnp.int32)), _layer(model)
+    x = x * jnp.asarray(math.sqrt(model.embed_dim), x.dtype)  # else the gates of a new model barely see the token
 
     def layer(p: Params, *inputs: Any) -> tuple[Array, Cache]:
         return block.apply({"params": p}, *inputs)

@@ -14,8 +14,9 @@ from llm_jax.adapt.adapted import Adapted, merged
 from llm_jax.adapt.dora import lengths
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Model, State
+from llm_jax.core.types import Counts, Model, State
 from llm_jax.interop import configs
+from llm_jax.interop.arpa import orders, write
 from llm_jax.interop.peft import Adapter, peft
 from llm_jax.interop.save import Export
 from llm_jax.learn.ema import averaged
@@ -60,6 +61,29 @@ def export(
     except OSError as error:
         raise UserError(f"--to={to} cannot be written: {error.strerror or error}") from None
     return what
+
+
+def arpa(opened: OpenRun, to: str, step: int | None = None) -> int:
+    """Write a counted model as an ARPA file, and return how many n-grams it has.
+
+    Raises:
+        UserError: the model is none of n-grams, or the file is there.
+    """
+    if not isinstance(opened.model, Counts):
+        name = opened.resolved.values["model"]["name"]
+        raise UserError(f'--format=arpa is for model.name="ngram"; this is {name!r}')
+    where = Path(to).expanduser()
+    if where.exists():
+        raise UserError(f"--to={to} is there; name another, or remove it")
+    found = orders(opened.model, opened.params(step))
+    where.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = where.with_name(f"{where.name}.tmp-{os.getpid()}")
+    try:
+        write(unfinished, found)
+        unfinished.rename(where)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return sum(len(part.tokens) for part in found)
 
 
 def _writer(opened: OpenRun, form: str, step: int | None) -> Callable[[Path, Export], None]:

@@ -1,0 +1,70 @@
+"""ARPA files of counted models: what stands in them, and what others make of them."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from llm_jax.core.table import UserError
+from llm_jax.interop import arpa
+from llm_jax.learn.counting import counting, ready
+from llm_jax.models.classical.ngram import Ngram
+from llm_jax.objectives.causal import Causal
+
+V = 30
+rng = np.random.default_rng(2)
+TEXT = (rng.integers(0, V, 1200) * rng.integers(0, 2, 1200) % V).astype(np.int32).reshape(2, 600)
+
+
+def counted(**more):
+    model = Ngram(**{"vocab_size": V, "order": 3, "capacity": 4096, "buffer": 2000} | more)
+    learner = counting(model, Causal(), optax.identity(), microbatches=1, batch_size=2)
+    state, _ = jax.jit(learner.update)(learner.init(jax.random.key(0)), {"tokens": TEXT})
+    return model, ready(model, state.params)
+
+
+def log10s(model, params, tokens):
+    """log10 p of each token from the second on, by the model."""
+    logits = jax.jit(lambda p, b: model.apply(p, b).logits)(params, {"tokens": tokens[None, :-1]})[0]
+    return np.asarray(logits)[np.arange(len(tokens) - 1), tokens[1:]] / np.log(10)
+
+
+@pytest.mark.parametrize("options", [{"order": 1}, {"order": 2}, {"order": 4}, {"order": 3, "min_count": 2}])
+def test_backing_off_through_the_tables_gives_the_probabilities_of_the_model(options):
+    model, params = counted(**options)
+    found, text = arpa.orders(model, params), rng.integers(0, V, 60).astype(np.int32)
+    expected = log10s(model, params, text)
+    for at in range(max(1, model.order - 1), 60):
+        (value,) = arpa.looked_up(found, text[None, at + 1 - model.order : at + 1])
+        assert abs(value - expected[at - 1]) < 1e-5
+
+
+def test_a_file_says_how_many_it_holds_and_every_line_has_its_form(tmp_path):
+    model, params = counted()
+    found = arpa.orders(model, params)
+    arpa.write(tmp_path / "a.arpa", found)
+    text = (tmp_path / "a.arpa").read_text().splitlines()
+    assert text[0] == "\\data\\" and text[-1] == "\\end\\"
+    assert text[1:4] == [f"ngram {n}={len(part.tokens) + 3 * (n == 1)}" for n, part in enumerate(found, 1)]
+    sections = [text.index(f"\\{n}-grams:") for n in (1, 2, 3)] + [len(text)]
+    for n in (1, 2, 3):
+        grams = [line.split("\t") for line in text[sections[n - 1] + 1 : sections[n]] if "\t" in line]
+        assert len(grams) == len(found[n - 1].tokens) + 3 * (n == 1)
+        assert all(len(gram) == (2 if n == 3 else 3) and len(gram[1].split()) == n for gram in grams)
+
+
+@pytest.mark.oracle
+@pytest.mark.filterwarnings("ignore")
+def test_kenlm_gives_the_same_probabilities(tmp_path):
+    kenlm = pytest.importorskip("kenlm")
+    model, params = counted(order=4)
+    arpa.write(tmp_path / "a.arpa", arpa.orders(model, params))
+    theirs, text = kenlm.Model(str(tmp_path / "a.arpa")), TEXT[0, 100:180]
+    scores = [s for s, _, _ in theirs.full_scores(" ".join(map(str, text)), bos=False, eos=False)]
+    np.testing.assert_allclose(scores[3:], log10s(model, params, text)[2:], atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"order": 0}, {"smoothing": "add_k"}])
+def test_what_does_not_back_off_is_refused(options):
+    with pytest.raises(UserError, match="Kneser-Ney"):
+        arpa.orders(*counted(**options))
