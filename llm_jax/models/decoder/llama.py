@@ -29,10 +29,11 @@ class Table(nn.Module):
 
     vocab_size: int
     width: int
+    std: float = 0.02
 
     @nn.compact
     def __call__(self) -> Float[Array, "V D"]:
-        return weight(self, "tokens", (self.vocab_size, self.width), ("vocab", "embed"), normal(0.02))
+        return weight(self, "tokens", (self.vocab_size, self.width), ("vocab", "embed"), normal(self.std))
 
 
 class Block(nn.Module):

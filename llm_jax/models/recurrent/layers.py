@@ -85,7 +85,7 @@ def _forward(
 
 
 def _table(model: Family) -> Table:
-    return Table(model.vocab_size, model.embed_dim)
+    return Table(model.vocab_size, model.embed_dim, model.embed_dim**-0.5)
 
 
 def _layer(model: Family) -> RecurrentLayer:
