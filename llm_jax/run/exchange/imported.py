@@ -61,7 +61,7 @@ def import_run(
     workdir = Workdir(path)
     if workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
         raise UserError(f"--workdir={path} is there and not empty; name another, or remove it")
-    described = configs.read(source.config)
+    described = configs.read(source.config, source.tensors.infos)
     words = source.tokenizer
     config = configuration(described, source, overrides)
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
