@@ -153,7 +153,7 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
     hidden, _ = stack(layer, params["blocks"], x, where, None, key, whole=True)
     extras: Any = Pooler(model.head).apply({"params": params["pooler"]}, hidden) if model.pooler else {}
     if not model.head:
-        return Outputs(hidden, _no_scores, extras=extras)
+        return Outputs(hidden, Partial(_no_scores), extras=extras)
     used: Any = _head(model).apply({"params": params["head"]}, hidden)
     score = Partial(_scores, eps=model.norm_eps, table=table, norm=params["head"]["norm"], **used)
     return Outputs(hidden, score, extras=extras)
