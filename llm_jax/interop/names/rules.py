@@ -16,7 +16,8 @@ class Rule:
     layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
     `out_in` as [O,I] (torch.nn.Linear) · `depthwise` as [O,1,I] (torch.nn.Conv1d with a filter a channel) · `in_turn`
     the last dimension holds that of each part in turn · `by_head` as `out_in` of each head, all parts, before the next
-    head · `after` ours after so many (inputs) rows of zeros. inputs: how many of our leading dimensions are I. Several parts otherwise lie side by side along O.
+    head · `after` ours after so many (inputs) rows of zeros. inputs: how many of our leading dimensions are I. Several
+    parts otherwise lie side by side along O.
     """
 
     theirs: str
