@@ -24,9 +24,9 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError("- is given twice; standard input can be read once")
     import numpy as np
 
+    from llm_jax.evals.vectors import embedding, vectors
     from llm_jax.mesh.join import joined
     from llm_jax.run.open_run import open_run
-    from llm_jax.run.vectors import embedding, vectors
 
     with joined():
         opened = open_run(flags.workdir)

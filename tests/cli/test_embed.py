@@ -11,11 +11,11 @@ from llm_jax import open_run
 from llm_jax.cli import main
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
+from llm_jax.evals.vectors import vectors
 from llm_jax.interop import configs, safetensors
 from llm_jax.interop.names import NAMES, to_hf
 from llm_jax.interop.safetensors import Info
 from llm_jax.models.encoder.bert import Bert
-from llm_jax.run.vectors import vectors
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "kit", "##ten", "##s", "stock", "fell", "."]
 TEXTS = ["The cat.", "the kittens fell", "stocks " * 9, "cat"]

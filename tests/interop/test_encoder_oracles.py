@@ -12,8 +12,8 @@ from llm_jax.cli import main
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.data.fetch import fetch
+from llm_jax.evals.vectors import vectors
 from llm_jax.interop.names import NAMES, from_hf
-from llm_jax.run.vectors import vectors
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 
@@ -23,7 +23,7 @@ TINY = {
 }  # fmt: skip
 CLASSES = ["BertForMaskedLM", "BertForPreTraining", "BertModel", "RobertaForMaskedLM", "RobertaModel"]
 TEXTS = [
-    "a cat", "a kitten", "stocks", "The cat sits outside.", "A man is playing the guitar!", "Ein Kätzchen, 東京 🙂 naïve",
+    "a cat", "a kitten", "stocks", "The cat sits outside.", "A man is playing the guitar!", "Kätzchen, 東京 🙂 naïve",
     "The new movie is awesome; " * 30, "[SEP] is [MASK] no control token",
 ]  # fmt: skip
 
