@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a recipe in a workdir, or go on with what the workdir holds",
     "evaluate": "held-out loss, perplexity and bits per byte of a checkpoint",
     "sample": "continue a text",
+    "embed": "how alike texts are, by the vectors of an encoder",
     "chat": "talk with a model in the terminal, by the chat template of its workdir",
     "import": "make a workdir of a Hugging Face directory or a GGUF file",
     "export": "write a checkpoint as transformers or llama.cpp read it",
@@ -30,7 +31,7 @@ VERBS = {
     "plan": "what a recipe needs and costs on a slice of chips, compiled without one",
     "describe": "print a recipe resolved: every value and its origin, the parameters, the FLOPs",
 }
-MODULES = {"import": "import_"}  # a keyword cannot name a module
+MODULES = {"import": "exchange.import_", "export": "exchange.export", "fetch": "exchange.fetch"}
 STOPPED = 75
 
 

@@ -6,7 +6,7 @@ since it may change the maths. Both dialects are read: that of transformers 4 (`
 `torch_dtype`) and that of 5 (`rope_parameters`, `dtype`); what is written holds both.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ Json = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FIELDS = {
+    "bert": "llm_jax.interop.names.encoder.bert:FIELDS",
     "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:FIELDS",
     "gemma": "llm_jax.interop.names.gemma.gemma:FIELDS",
     "gemma2": "llm_jax.interop.names.gemma.gemma2:FIELDS",
@@ -33,6 +34,7 @@ FIELDS = {
     "qwen2": "llm_jax.interop.names.qwen2:FIELDS",
     "qwen3": "llm_jax.interop.names.qwen3:FIELDS",
     "qwen3_moe": "llm_jax.interop.names.moe.qwen3_moe:FIELDS",
+    "roberta": "llm_jax.interop.names.encoder.roberta:FIELDS",
 }
 """Our family -> its map, beside its map of names."""
 
@@ -136,13 +138,15 @@ class FieldMap:
     """All fields of a family.
 
     model_type, architecture: what is written. entries: of all keys that matter. context: the key of the most positions
-    that the model was made for.
+    that the model was made for; a family with learned positions has as many as its field says. parts: names of tensors
+    -> fields that say which parts a file has, where its config.json is not to be trusted with it.
     """
 
     model_type: str
     architecture: str
     entries: tuple[Entry, ...]
     context: str = "max_position_embeddings"
+    parts: Callable[[Collection[str]], Fields] | None = None
 
 
 class Described(NamedTuple):
@@ -174,8 +178,8 @@ def family_of(config: Json) -> str:
     )
 
 
-def read(config: Json) -> Described:
-    """Return what a config.json says in our words.
+def read(config: Json, tensors: Collection[str] = ()) -> Described:
+    """Return what a config.json says in our words; names of the tensors beside it say which parts are there.
 
     Raises:
         UserError: all that is missing, is not supported, or is not understood, in one list.
@@ -197,9 +201,10 @@ def read(config: Json) -> Described:
     ]
     if problems:
         raise UserError("config.json of model_type " + repr(table.model_type) + ":\n  " + "\n  ".join(problems))
-    return Described(
-        family, nested(fields), config.get(table.context), config.get("dtype") or config.get("torch_dtype")
-    )
+    if table.parts is not None and tensors:
+        fields |= table.parts(tensors)
+    context = fields.get("max_positions", config.get(table.context))
+    return Described(family, nested(fields), context, config.get("dtype") or config.get("torch_dtype"))
 
 
 def write(family: str, fields: Mapping[str, Any], shapes: Shapes, *, context: int, dtype: str) -> dict[str, Any]:

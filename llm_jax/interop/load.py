@@ -44,7 +44,7 @@ def match(tensors: Tensors, names: NameMap, shapes: Mapping[str, Shape]) -> Matc
     sources: dict[str, str] = {}
     copies, problems, misfits = dict[str, str](), list[str](), set[str]()
     for raw, info in tensors.infos.items():
-        name = raw if raw.startswith(names.prefix) or raw in names.copies else names.prefix + raw
+        name = names.full(raw)
         wanted = table[name].rule.shape(table[name].shapes) if name in table else None
         if name not in table and any(re.fullmatch(pattern, name) for pattern in names.ignored):
             continue

@@ -39,9 +39,9 @@ class Export:
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def config(self) -> dict[str, Any]:
-        """Return config.json, control ids included."""
+        """Return config.json, control ids included, unless the family itself gives one a meaning."""
         form = configs.write(self.family, self.fields, self.shapes, context=self.context, dtype=self.dtype)
-        return form | self.controls()
+        return self.controls() | form
 
     def controls(self) -> dict[str, Any]:
         """Return the ids of the control tokens, in Hugging Face's words; where a text has several ends, all of them."""

@@ -72,8 +72,12 @@ def _check(tokenizer: Tokenizer, text: str) -> None:
 
 
 def from_json(tokenizer: Tokenizer) -> str:
-    """Return the file that the tokenizer is made of."""
-    return tokenizer.files[FILE].decode()
+    """Return the file that the tokenizer is made of; one that cuts or pads texts, without that."""
+    text = tokenizer.files[FILE].decode()
+    spec = json.loads(text)
+    if not (spec.get("truncation") or spec.get("padding")):
+        return text
+    return json.dumps(spec | {"truncation": None, "padding": None}, ensure_ascii=False)
 
 
 def from_bytes(tokenizer: Tokenizer) -> str:

@@ -47,6 +47,7 @@ class Tokenizer:
         to_ids: well-formed text -> int32 [N].
         to_text: ids -> text; control ids are skipped, broken UTF-8 becomes U+FFFD.
         added: literal -> what it stands for in a chat template; control tokens and others that are found as a whole.
+        frame: ids that a model of single texts has before and after each: `[CLS]`, `[SEP]`.
         joins: the decoding of ids is the decoding of their joined `vocabulary` (all byte-level kinds).
     """
 
@@ -60,6 +61,7 @@ class Tokenizer:
     pad_id: int | None = None
     joins: bool = True
     added: Mapping[str, Added] = field(default_factory=dict)
+    frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
 
     @property
     def vocab_size(self) -> int:

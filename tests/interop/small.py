@@ -4,7 +4,9 @@ from llm_jax.nn.moe.router import Moe
 
 FIELDS = {"vocab_size": 37, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "head_dim": 2}
 MOE = {"moe": Moe(num_experts=4, mlp_dim=5)}
+ENCODER = {"vocab_size": 37, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "max_positions": 7}
 MODELS_OF = {
+    "bert": ENCODER | {"pooler": True},
     "deepseek_v3": {k: v for k, v in FIELDS.items() if k != "head_dim"} | MOE | {"mlp_dim": 18},
     "gemma": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "gemma2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
@@ -21,4 +23,5 @@ MODELS_OF = {
     "qwen2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "qwen3": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "qwen3_moe": FIELDS | MOE | {"num_kv_heads": 1, "mlp_dim": 18, "dense_layers": (1,)},
+    "roberta": ENCODER,
 }

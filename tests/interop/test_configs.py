@@ -102,7 +102,20 @@ LIKE_LLAMA = {
     "tied": True, "norm_eps": 1e-3,
 } | ROPE  # fmt: skip
 LIKE_GEMMA = {k: v for k, v in LIKE_LLAMA.items() if k != "tied"}
+ENCODER = {
+    "vocab_size": 11,
+    "max_positions": 16,
+    "num_layers": 3,
+    "embed_dim": 12,
+    "num_heads": 2,
+    "mlp_dim": 10,
+    "num_types": 4,
+    "dropout": 0.2,
+    "norm_eps": 1e-3,
+}
 VALUES = {
+    "bert": ENCODER | {"head": False, "pooler": True},
+    "roberta": ENCODER | {"head": True, "pooler": False},
     "deepseek_v3": MOE | YARN | {
         "dense_layers": 2, "mlp_dim": 10, "latent.rank": 7, "latent.query_rank": 6, "latent.nope_dim": 5,
         "latent.rope_dim": 2, "latent.value_dim": 3, "latent.interleaved": False, "selection.shared": 2,

@@ -34,10 +34,11 @@ def test_a_model_comes_back_from_its_foreign_names(case):
 
 
 def test_every_element_goes_abroad_once(case):
+    """Beside zeros, which stand where a table abroad has more rows."""
     names, shapes, _ = case
-    numbered = {p: i * 10_000 + np.arange(math.prod(s)).reshape(s) for i, (p, s) in enumerate(shapes.items())}
+    numbered = {p: 1 + i * 10_000 + np.arange(math.prod(s)).reshape(s) for i, (p, s) in enumerate(shapes.items())}
     abroad = np.concatenate([t.ravel() for _, t in to_hf(names, shapes, numbered.items())])
-    assert sorted(abroad) == sorted(np.concatenate([a.ravel() for a in numbered.values()]))
+    assert sorted(abroad[abroad != 0]) == sorted(np.concatenate([a.ravel() for a in numbered.values()]))
 
 
 def test_leaves_are_handed_on_as_soon_as_they_are_whole(case):

@@ -20,6 +20,7 @@ from llm_jax.interop.names.rules import Rule, Shape
 Stream = Iterable[tuple[str, np.ndarray]]
 
 NAMES = {
+    "bert": "llm_jax.interop.names.encoder.bert:NAMES",
     "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:NAMES",
     "gemma": "llm_jax.interop.names.gemma.gemma:NAMES",
     "gemma2": "llm_jax.interop.names.gemma.gemma2:NAMES",
@@ -36,6 +37,7 @@ NAMES = {
     "qwen2": "llm_jax.interop.names.qwen2:NAMES",
     "qwen3": "llm_jax.interop.names.qwen3:NAMES",
     "qwen3_moe": "llm_jax.interop.names.moe.qwen3_moe:NAMES",
+    "roberta": "llm_jax.interop.names.encoder.roberta:NAMES",
 }
 
 
@@ -43,7 +45,8 @@ NAMES = {
 class NameMap:
     """All tensors of a family.
 
-    prefix: of names, which some files leave out. ignored: patterns (full match) of buffers that hold no parameter.
+    prefix: of names, which some files leave out. outside: how names begin that have none. old: {an old ending of names:
+    the present one}. ignored: patterns (full match) of buffers that hold no parameter.
     copies: names that files may repeat where the model ties them, each with the tensor that it must equal.
     layers: {stack of ours: their number of each of its layers}; a stack that is not named counts from 0.
     """
@@ -53,6 +56,14 @@ class NameMap:
     ignored: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     layers: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    outside: tuple[str, ...] = ()
+    old: Mapping[str, str] = field(default_factory=dict)
+
+    def full(self, raw: str) -> str:
+        """Return the name of a file's tensor as the rules have it."""
+        ending = next((end for end in self.old if raw.endswith(end)), "")
+        name = raw.removesuffix(ending) + self.old.get(ending, "")
+        return name if name.startswith((self.prefix, *self.outside)) or name in self.copies else self.prefix + name
 
 
 def numbered(names: NameMap, model: Any) -> NameMap:
@@ -128,7 +139,7 @@ def from_hf(names: NameMap, shapes: Mapping[str, Shape], tensors: Stream) -> Ite
     filled: dict[str, np.ndarray] = {}
     left = Counter(path for slot in table.values() for path in slot.rule.ours)
     for raw, tensor in tensors:
-        name = raw if raw.startswith(names.prefix) or raw in names.copies else names.prefix + raw
+        name = names.full(raw)
         if name not in known and any(re.fullmatch(pattern, name) for pattern in names.ignored):
             continue
         if name in tied or name in tied.values():

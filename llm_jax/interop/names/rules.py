@@ -16,7 +16,8 @@ class Rule:
     layout: `same` · `vector` ours [*O] flattened · `in_out` ours [*I,*O] as the matrix [I,O] (TensorFlow's, GPT-2's) ·
     `out_in` as [O,I] (torch.nn.Linear) · `depthwise` as [O,1,I] (torch.nn.Conv1d with a filter a channel) · `in_turn`
     the last dimension holds that of each part in turn · `by_head` as `out_in` of each head, all parts, before the next
-    head. inputs: how many of our leading dimensions are I. Several parts otherwise lie side by side along O.
+    head · `after` ours after so many (inputs) rows of zeros. inputs: how many of our leading dimensions are I. Several
+    parts otherwise lie side by side along O.
     """
 
     theirs: str
@@ -28,6 +29,8 @@ class Rule:
         """Return the foreign tensor of our arrays (of one layer)."""
         if self.layout == "same":
             return parts[0]
+        if self.layout == "after":
+            return np.pad(parts[0], ((self.inputs, 0), (0, 0)))
         if self.layout == "in_turn":
             return np.stack(parts, axis=-1).reshape(*parts[0].shape[:-1], -1)
         if self.layout == "by_head":
@@ -42,6 +45,8 @@ class Rule:
         """Return our arrays, of these shapes, that `encode` made `tensor` of."""
         if self.layout == "same":
             return [tensor]
+        if self.layout == "after":
+            return [tensor[self.inputs :]]
         if self.layout == "in_turn":
             return [tensor[..., i :: len(shapes)] for i in range(len(shapes))]
         if self.layout == "by_head":
@@ -57,6 +62,8 @@ class Rule:
         """Return the shape of the foreign tensor that holds ours of these shapes."""
         if self.layout == "same":
             return shapes[0]
+        if self.layout == "after":
+            return (shapes[0][0] + self.inputs, *shapes[0][1:])
         if self.layout == "in_turn":
             return (*shapes[0][:-1], len(shapes) * shapes[0][-1])
         if self.layout == "by_head":
@@ -101,3 +108,8 @@ def in_turn(theirs: str, *ours: str, inputs: int) -> Rule:
 def by_head(theirs: str, *ours: str, inputs: int = 0) -> Rule:
     """Kernels [I,H,K] or biases [H,K]: of each head the rows of all parts, then those of the next head."""
     return Rule(theirs, ours, "by_head", inputs)
+
+
+def after(theirs: str, ours: str, rows: int) -> Rule:
+    """A table [N,D] that begins with rows which nothing looks up."""
+    return Rule(theirs, (ours,), "after", rows)

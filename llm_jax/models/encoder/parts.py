@@ -8,6 +8,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.mesh.place import place
 from llm_jax.nn.attention import Context, SelfAttention, context
@@ -80,7 +81,9 @@ class Head(nn.Module):
 
 
 class Pooler(nn.Module):
-    """tanh(dense(the first token's state)), and whether what follows came first (the sentence-order head)."""
+    """tanh(dense(the first token's state)), and, with a head, whether what follows came first (sentence order)."""
+
+    head: bool
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> dict[str, Array]:
@@ -88,6 +91,8 @@ class Pooler(nn.Module):
         kernel = weight(self, "kernel", (D, D), ("embed", None), INIT)
         bias = weight(self, "bias", (D,), (None,), zeros)
         pooled = jnp.tanh(linear(first, kernel, bias, out=("batch", None, None)))
+        if not self.head:
+            return {"pooled": pooled[:, 0]}
         order = weight(self, "order", (D, 2), ("embed", None), INIT)
         order_bias = weight(self, "order_bias", (2,), (None,), zeros)
         scores = linear(pooled, order, order_bias, out=("batch", None, None))
@@ -115,9 +120,10 @@ def declarations(model: Family) -> dict[str, Declaration]:
     parts = {
         "embed": declared(_embedding(model), tokens, tokens, tokens),
         "blocks": declared(_block(model), x, Context(tokens, None), layers=model.num_layers),
-        "head": declared(_head(model), x),
+        **({"head": declared(_head(model), x)} if model.head else {}),
+        **({"pooler": declared(Pooler(model.head), x)} if model.pooler else {}),
     }
-    return under(**parts, pooler=declared(Pooler(), x)) if model.pooler else under(**parts)
+    return under(**parts)
 
 
 def init(model: Family, key: Key) -> Params:
@@ -129,7 +135,10 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
     """Outputs of a whole batch: logits are of the masked-language-model head.
 
     `extras` of a model with a pooler: `pooled` [B,D] and `order` [B,2], whether the row's two parts stand in their
-    order (0) or not (1); both are of the row's first token.
+    order (0) or not (1); both are of the row's first token. Without a head there is no `order`, and logits are refused.
+
+    Raises:
+        UserError: on asking for logits of a model without a head.
     """
     tokens, where = jnp.asarray(batch["tokens"], jnp.int32), context(batch)
     types = jnp.asarray(batch.get("token_types", jnp.zeros_like(tokens)), jnp.int32)
@@ -142,8 +151,10 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
         return block.apply({"params": p}, *inputs)
 
     hidden, _ = stack(layer, params["blocks"], x, where, None, key, whole=True)
+    extras: Any = Pooler(model.head).apply({"params": params["pooler"]}, hidden) if model.pooler else {}
+    if not model.head:
+        return Outputs(hidden, Partial(_no_scores), extras=extras)
     used: Any = _head(model).apply({"params": params["head"]}, hidden)
-    extras: Any = Pooler().apply({"params": params["pooler"]}, hidden) if model.pooler else {}
     score = Partial(_scores, eps=model.norm_eps, table=table, norm=params["head"]["norm"], **used)
     return Outputs(hidden, score, extras=extras)
 
@@ -162,6 +173,10 @@ def _scores(
     x: Any = exact_gelu(flat @ kernel + kernel_bias)
     x = LayerNorm(eps).apply({"params": norm}, x)
     return logits(x.reshape(hidden.shape), table) + bias.astype(jnp.float32)
+
+
+def _no_scores(hidden: Array) -> Array:
+    raise UserError("this encoder has no head, so it scores no tokens; `embed` is what it is for (model.head=False)")
 
 
 def _embedding(model: Family) -> Embedding:

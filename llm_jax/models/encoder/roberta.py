@@ -10,7 +10,8 @@ class Roberta:
     """The section `model` of this family. None derives: mlp_dim = 4 · embed_dim.
 
     num_types: of `token_types`, which of two sentences a token is of. pooler: whether the first token's state has the
-    dense layer of sentence-level tasks, and the head that tells the order of two sentences (Lan et al. 2020).
+    dense layer of sentence-level tasks, and the head that tells the order of two sentences (Lan et al. 2020). head:
+    whether there are heads, of masked tokens and of this order; False for an encoder that only makes vectors.
     """
 
     vocab_size: int
@@ -24,6 +25,7 @@ class Roberta:
     norm_eps: float = 1e-5
     attention: str = "auto"
     pooler: bool = False
+    head: bool = True
 
     def __post_init__(self) -> None:
         parts.check(self)

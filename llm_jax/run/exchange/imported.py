@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from llm_jax import __version__
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Declaration, Params
+from llm_jax.core.types import Declaration, Embeds, Params
 from llm_jax.interop import configs, load
 from llm_jax.interop.names import NAMES, numbered
 from llm_jax.interop.source import Source
@@ -37,11 +37,12 @@ ROW = 1024  # tokens of a row of `evaluate`, where the model reads that many
 
 
 class Imported(NamedTuple):
-    """What was imported: the family, the number of its parameters, and paths that kept their initial values."""
+    """What was imported: family, number of parameters, paths that kept their initial values, if it makes vectors."""
 
     family: str
     parameters: int
     initial: list[str]
+    embeds: bool
 
 
 def import_run(
@@ -61,7 +62,7 @@ def import_run(
     workdir = Workdir(path)
     if workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
         raise UserError(f"--workdir={path} is there and not empty; name another, or remove it")
-    described = configs.read(source.config)
+    described = configs.read(source.config, source.tensors.infos)
     words = source.tokenizer
     config = configuration(described, source, overrides)
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
@@ -83,7 +84,7 @@ def import_run(
             cache.publish(Path(workdir.path), write)
         else:
             write(workdir.path)
-    return Imported(described.family, tree.count(params), initial)
+    return Imported(described.family, tree.count(params), initial, isinstance(model, Embeds))
 
 
 def configuration(described: configs.Described, source: Source, overrides: Sequence[tuple[str, str]] = ()) -> Config:

@@ -74,8 +74,18 @@ def read(files: Files) -> Tokenizer:
         to_text=join_bytes(vocabulary) if joins else lambda ids: engine.decode(ids, skip_special_tokens=True),
         joins=joins,
         added={t["content"]: _added(t) for t in spec.get("added_tokens", []) if t["content"]},
+        frame=_frame(engine),
         **{f"{role}_id": _control_id(engine, role, roles[role]) for role in ROLES},
     )
+
+
+def _frame(engine: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the ids that the tokenizer's own post-processor puts before and after a text."""
+    bare, framed = (engine.encode("a", add_special_tokens=special) for special in (False, True))
+    inside = [i for i, control in enumerate(framed.special_tokens_mask) if not control]
+    if len(inside) != len(bare.ids) or not inside:
+        return (), ()
+    return tuple(framed.ids[: inside[0]]), tuple(framed.ids[inside[-1] + 1 :])
 
 
 def _added(token: Any) -> Added:

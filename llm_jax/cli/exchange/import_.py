@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from llm_jax.cli.flags import Parser, add_workdir
 
 SHOWN = 10
+NEXT = {False: 'sample --workdir={} --prompt="My fellow citizens"', True: 'embed --workdir={} "a cat" "a kitten"'}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -35,5 +36,5 @@ def run(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
     else:
-        print(f'next: python -m llm_jax sample --workdir={flags.workdir} --prompt="My fellow citizens"')
+        print(f"next: python -m llm_jax {NEXT[made.embeds].format(flags.workdir)}")
     return 0

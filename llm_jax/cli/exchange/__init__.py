@@ -1,0 +1,1 @@
+"""Verbs that bring models from elsewhere, and take them there."""
