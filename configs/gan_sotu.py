@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 def get_config() -> ConfigDict:
     """Return the recipe."""
     return ConfigDict({
-        "model": {"name": "gan", "num_layers": 2, "embed_dim": 128, "num_heads": 4, "latent_dim": 32, "dropout": 0.1},
+        "model": {"name": "gan", "num_layers": 2, "embed_dim": 128, "num_heads": 4, "latent_dim": 32, "dropout": 0.3},
         "objective": {"name": "adversarial", "smoothing": 0.1},
         "optimizer": {
-            "name": "adamw", "learning_rate": 5e-4, "b1": 0.5, "b2": 0.99, "groups": {"^discriminator/": 0.25},
+            "name": "adamw", "learning_rate": 1e-3, "b1": 0.5, "b2": 0.99, "groups": {"^discriminator/": 0.03},
         },
         "data": {
             "source": "sotu", "tokenizer": {"name": "bpe", "vocab_size": 512}, "batch_size": 64, "seq_len": 16,

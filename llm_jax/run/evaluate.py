@@ -1,9 +1,8 @@
 """Evaluation and samples of a run, during training and from a workdir."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -18,6 +17,9 @@ from llm_jax.run.build import Run
 from llm_jax.run.generate import continuations
 from llm_jax.store.workdir import Workdir
 
+LIKELIHOOD = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
+PLAYERS = {"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"}
+
 
 @dataclass(frozen=True)
 class Judge:
@@ -29,10 +31,7 @@ class Judge:
 
     sums: Callable[..., Any]
     merge: Callable[..., dict[str, Estimate]] = perplexity
-    over: Mapping[str, str] = MappingProxyType({"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"})
-
-
-PLAYERS = MappingProxyType({"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"})
+    over: Mapping[str, str] = field(default_factory=lambda: LIKELIHOOD)
 
 
 def evaluator(model: Model) -> Judge:
@@ -48,9 +47,9 @@ def held_out(judge: Judge, params: Params, loader: Loader, rows: int, limit: int
     return judge.merge(lambda batch: hosts.whole(judge.sums(params, hosts.to_devices(batch, rows))), batches)
 
 
-def told(found: dict[str, Estimate], over: Mapping[str, str]) -> str:
-    """Return the estimates as one line; `over` as of the `Judge`."""
-    units = {"perplexity": "", "fooled": "", "bits_per_byte": "bits/byte"}
+def told(model: Model, found: dict[str, Estimate]) -> str:
+    """Return the estimates of a model as one line."""
+    units, over = {"perplexity": "", "fooled": "", "bits_per_byte": "bits/byte"}, evaluator(model).over
 
     def unit(name: str) -> str:
         return units.get(name, f"nats/{over[name].removesuffix('s')}")

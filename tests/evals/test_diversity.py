@@ -30,6 +30,7 @@ def test_self_bleu_is_the_formula():
     """Of the first of `TEXTS` (Papineni et al. 2002): 4/5, 3/4, 2/3 and 1/2 match; the nearest reference has 4."""
     first, second = (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25, (4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25
     assert self_bleu(TEXTS) == pytest.approx((first + second + 0.0) / 3)
+    assert self_bleu([[1, 1], [1, 2], [1, 3]], 1) == 0.5  # as often as in the one reference that has it most
     shorter = self_bleu([[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]])  # exp(1 - 6/4) of the first, whose n-grams all match
     assert shorter == pytest.approx((math.exp(-0.5) + (4 / 6 * 3 / 5 * 2 / 4 * 1 / 3) ** 0.25) / 2)
 

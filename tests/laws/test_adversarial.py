@@ -9,9 +9,11 @@ import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.evals import adversarial as evaluation
+from llm_jax.evals.perplexity import Estimate
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.latent.gan import straight_through
 from llm_jax.objectives.adversarial import Adversarial
+from llm_jax.run.evaluate import evaluator, told
 
 rng = np.random.default_rng(6)
 B, T, V = 4, 10, 40
@@ -71,14 +73,25 @@ def test_ids_and_one_hots_are_judged_alike_and_what_is_not_real_is_not_read(gan)
     assert judge(params, ids, real)[0] != judge(params, (ids + 7) % V, real)[0]
 
 
-def test_every_token_is_judged_and_sees_the_whole_row(gan):
-    """By gradient: one-hots at each place move the score, and the first token's states read the last one."""
+def test_every_token_is_judged(gan):
     model, params = gan
     hot = np.eye(V, dtype=np.float32)[BATCH["targets"]]
-    slope = np.asarray(jax.grad(lambda x: model.discriminate(params, x).sum())(hot))
+    slope = np.asarray(jax.jit(jax.grad(lambda x: model.discriminate(params, x).sum()))(hot))
     assert (np.abs(slope).max(-1) > 1e-7).all()
-    turned = np.asarray(BATCH["targets"])[:, ::-1]
-    assert not np.allclose(model.discriminate(params, turned), model.discriminate(params, BATCH["targets"]))
+
+
+def test_every_drawn_token_depends_on_every_place_of_its_row(gan):
+    """By gradient, of the embeddings of the places; the discriminator has blocks of the same kind."""
+    model, params = gan
+    direction = rng.normal(size=16).astype(np.float32)
+
+    def projected(places):
+        source = params["generator"]["source"] | {"positions": places}
+        own = params | {"generator": params["generator"] | {"source": source}}
+        return model.apply(own, {"tokens": BATCH["tokens"][:1]}).hidden[0] @ direction
+
+    slope = np.asarray(jax.jit(jax.jacrev(projected))(params["generator"]["source"]["positions"]))
+    assert (np.abs(slope[:, :T]).max(-1) > 0).all() and not slope[:, T:].any()
 
 
 def test_texts_follow_their_keys_and_not_the_batch(gan):
@@ -121,6 +134,16 @@ def test_the_held_out_losses_are_means_over_rows_of_text_and_the_same_every_time
             own = np.asarray(getattr(rows, name)[:3], float)
             close([found.value, found.error], [own.mean(), own.std(ddof=1) / np.sqrt(3)])
     close(whole["loss"].value, whole["generator"].value + whole["discriminator"].value)
+
+
+def test_two_players_are_told_by_their_losses_and_a_likelihood_in_its_own_units(gan):
+    model, params = gan
+    judge = evaluator(model)
+    sums = [np.asarray(judge.sums(params, BATCH))]
+    assert set(judge.merge(lambda batch: batch, sums)) == set(judge.over)
+    found = {"loss": Estimate(2.0, 5, 0.25), "fooled": Estimate(0.5, 5, 0.125)}
+    assert told(model, found) == "loss 2.0000 ± 0.2500 nats/row  fooled 0.5000 ± 0.1250"
+    assert told(Llama(vocab_size=V), {"loss": found["loss"]}) == "loss 2.0000 ± 0.2500 nats/token"
 
 
 def test_dropout_is_of_the_discriminator_and_of_training_alone(tiny, draw):
