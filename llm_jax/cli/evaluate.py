@@ -46,11 +46,11 @@ def _evaluate(flags: Any) -> int:
 
     opened = open_run(flags.workdir)
     with hosts.together().active():
-        params = opened.params(flags.step)
+        params, judge = opened.params(flags.step), evaluate.evaluator(opened.model)
         loader, rows = _loader(opened, flags.data)
-        found = evaluate.held_out(evaluate.evaluator(opened.model), params, loader, rows, flags.batches)
+        found = evaluate.held_out(judge, params, loader, rows, flags.batches)
         if flags.draws is not None:
-            weighted = importance.evaluator(latent(opened.model), flags.draws)
+            weighted = evaluate.Judge(importance.evaluator(latent(opened.model), flags.draws))
             tighter = evaluate.held_out(weighted, params, loader, rows, flags.batches)
             found |= {f"{name}, {flags.draws} draws": estimate for name, estimate in tighter.items()}
     if not hosts.is_first():
@@ -58,9 +58,8 @@ def _evaluate(flags: Any) -> int:
     step = opened.steps[-1] if flags.step is None else flags.step
     print(f"step {step}, {flags.data or 'held-out text'}")
     width = max(14, *map(len, found))
-    units = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
     for name, estimate in found.items():
-        unit = units[name.partition(",")[0]]
+        unit = judge.over[name.partition(",")[0]]
         print(f"  {name:<{width}} {estimate.value:.4f} ± {estimate.error:.4f}  over {estimate.count:,.0f} {unit}")
     return 0
 

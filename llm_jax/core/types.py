@@ -181,6 +181,18 @@ class Adapted(Model, Protocol):
     def attach(self, params: Params, base: Params) -> Params: ...
 
 
+@runtime_checkable
+class Adversaries(Samples, Protocol):
+    """Two players with parameters of their own, `generator` and `discriminator`: one draws texts, one judges texts.
+
+    `generate` returns one-hots [B,T,V] from one key a row, with gradients; `discriminate` the log-odds that a text, as
+    ids [B,T] or one-hots, is real, float32 [B], from its tokens where `real` is True.
+    """
+
+    def generate(self, params: Params, row_keys: Key, length: int) -> Array: ...
+    def discriminate(self, params: Params, x: Array, real: Array | None = None, *, key: Key | None = None) -> Array: ...
+
+
 class Objective(Protocol):
     """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout.
 

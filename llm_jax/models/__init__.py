@@ -3,6 +3,7 @@
 MODELS = {
     "bert": "llm_jax.models.encoder.bert:Bert",
     "deepseek_v3": "llm_jax.models.moe.deepseek_v3:DeepseekV3",
+    "gan": "llm_jax.models.latent.gan:Gan",
     "gemma": "llm_jax.models.gemma.gemma:Gemma",
     "gemma2": "llm_jax.models.gemma.gemma2:Gemma2",
     "gemma3": "llm_jax.models.gemma.gemma3:Gemma3",

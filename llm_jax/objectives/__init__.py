@@ -1,6 +1,7 @@
 """Objectives: (model, params, batch, key) -> (loss, statistics), one file each; they see models only as a protocol."""
 
 OBJECTIVES = {
+    "adversarial": "llm_jax.objectives.adversarial:Adversarial",
     "causal": "llm_jax.objectives.causal:Causal",
     "denoising": "llm_jax.objectives.denoising:Denoising",
     "elbo": "llm_jax.objectives.elbo:Elbo",

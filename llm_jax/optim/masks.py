@@ -104,6 +104,23 @@ def _is_filter(path: str) -> bool:
     return bool(FILTER.search(path)) and not VECTOR.search(path)
 
 
+def factors(params: Any, groups: Mapping[str, float]) -> Any:
+    """Return the tree of the factor of each leaf's group, 1 where it has none.
+
+    Raises:
+        UserError: an expression matches no path, or two match one.
+    """
+    matching(params, list(groups), "optimizer.groups")
+
+    def factor(path: str, _: Any) -> float:
+        found = [pattern for pattern in groups if re.search(pattern, path)]
+        if len(found) > 1:
+            raise UserError(f"optimizer.groups: {' and '.join(map(repr, found))} both match {path!r}; one alone may")
+        return groups[found[0]] if found else 1.0
+
+    return tree.map_with_path(factor, params)
+
+
 def matching(params: Any, patterns: Sequence[str], key: str) -> Any:
     """Return the tree of booleans that is True where a path matches one of `patterns`.
 

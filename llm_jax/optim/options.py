@@ -17,6 +17,7 @@ ALLOWED = {
     "decay_exclude": "a list of regular expressions or None",
     "freeze": "a list of regular expressions",
     "layer_decay": "a number in (0, 1] or None",
+    "groups": "regular expressions with a number in [0, inf) each",
     "momentum": "a number in [0, 1)",
     "nesterov": "True or False",
     "b1": "a number in [0, 1)",
@@ -69,11 +70,20 @@ def _allows(allowed: str, value: Any) -> bool:
         return allowed.endswith("or None")
     if isinstance(value, bool):
         return allowed == "True or False"
+    if allowed.startswith("regular expressions with"):
+        return isinstance(value, Mapping) and all(
+            _is_pattern(p) and _allows(_each(allowed), v) for p, v in value.items()
+        )
     if allowed.startswith("a list"):
         return isinstance(value, (list, tuple)) and all(_is_pattern(pattern) for pattern in value)
     if allowed.startswith("an integer"):
         return isinstance(value, int) and _inside(value, allowed)
     return allowed.startswith("a number") and isinstance(value, (int, float)) and _inside(value, allowed)
+
+
+def _each(allowed: str) -> str:
+    """What each value of a dictionary must be."""
+    return allowed.removeprefix("regular expressions with ").removesuffix(" each")
 
 
 def _inside(value: float, allowed: str) -> bool:

@@ -5,6 +5,7 @@ selects and divides element by element, and clip + AdamW then take about twice t
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ def transformation(
     freeze: Sequence[str] = (),
     layer_decay: float | None = None,
     stacks: Mapping[str, Sequence[int]] | None = None,
+    groups: Mapping[str, float] = MappingProxyType({}),
     **options: Any,
 ) -> optax.GradientTransformation:
     """Return the optimizer `name` whole: its updates are added to the parameters as they are.
@@ -45,6 +47,8 @@ def transformation(
             lower ones know more of what stays true of another text (Howard and Ruder 2018, arXiv:1801.06146, there 1 /
             2.6; Clark et al. 2020, arXiv:2003.10555). None for one rate.
         stacks: where layers are in several stacks, see `masks.depths`.
+        groups: regular expression of paths -> by what the rate of those leaves is multiplied, as where two players
+            learn at rates of their own (Heusel et al. 2017, arXiv:1706.08500).
         options: the direction's own; `options.accepted(name)` lists them.
 
     Raises:
@@ -53,7 +57,7 @@ def transformation(
     direction = lookup(OPTIMIZERS, name, "optimizer.name")
     check(name, options, accepted(name))
     check_values(weight_decay=weight_decay, decay_exclude=decay_exclude, clip_norm=clip_norm, freeze=freeze)
-    check_values(layer_decay=layer_decay)
+    check_values(layer_decay=layer_decay, groups=groups)
     if not callable(rate):
         check_values(learning_rate=rate)
     if name == "adam" and weight_decay:
@@ -65,6 +69,7 @@ def transformation(
         ("decay", decays if weight_decay else optax.identity()),
         ("rate", optax.scale_by_learning_rate(rate)),
         *([] if layer_decay is None else [("layers", layerwise(layer_decay, stacks))]),
+        *([("groups", grouped(groups))] if groups else []),
     )
     return frozen(tx, freeze) if freeze else tx
 
@@ -124,6 +129,20 @@ def layerwise(factor: float, stacks: Mapping[str, Sequence[int]] | None = None) 
         return jax.tree.map(lambda u, depth: u * jnp.asarray(factor**depth, u.dtype), updates, depths), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def grouped(groups: Mapping[str, float]) -> optax.GradientTransformation:
+    """Return u -> u · factor of the leaf's group (`masks.factors`)."""
+
+    def init(params: Any) -> Any:
+        masks.factors(params, groups)
+        return optax.init_empty_state(params)
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        factors = masks.factors(updates, groups)
+        return jax.tree.map(lambda u, factor: u * jnp.asarray(factor, u.dtype), updates, factors), state
+
+    return optax.GradientTransformation(init, update)
 
 
 def frozen(tx: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:

@@ -1,38 +1,61 @@
 """Evaluation and samples of a run, during training and from a workdir."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 
 from llm_jax.adapt.adapted import merged
-from llm_jax.core.types import Model, Params
+from llm_jax.core.types import Adversaries, Model, Params
 from llm_jax.data.loader import Loader
+from llm_jax.evals import adversarial
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.generate import continuations
 from llm_jax.store.workdir import Workdir
 
-
-def evaluator(model: Model) -> Callable[..., Any]:
-    """Return the compiled (params, batch) -> [B,3] sums of `evals.perplexity`."""
-    return jax.jit(lambda params, batch: row_sums(model, params, batch))
+LIKELIHOOD = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
+PLAYERS = {"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"}
 
 
-def held_out(
-    sums: Callable[..., Any], params: Params, loader: Loader, rows: int, limit: int | None = None
-) -> dict[str, Estimate]:
+@dataclass(frozen=True)
+class Judge:
+    """How a kind of model is judged.
+
+    sums: compiled, (params, batch) -> sums of each row. merge: (batch -> sums, batches) -> estimates. over: what the
+    count of each estimate is of; what is in nats is in nats of these.
+    """
+
+    sums: Callable[..., Any]
+    merge: Callable[..., dict[str, Estimate]] = perplexity
+    over: Mapping[str, str] = field(default_factory=lambda: LIKELIHOOD)
+
+
+def evaluator(model: Model) -> Judge:
+    """Return how a model is judged: by the likelihood, or of two players by what each loses."""
+    if isinstance(model, Adversaries):
+        return Judge(jax.jit(partial(adversarial.row_sums, model)), adversarial.losses, PLAYERS)
+    return Judge(jax.jit(lambda params, batch: row_sums(model, params, batch)))
+
+
+def held_out(judge: Judge, params: Params, loader: Loader, rows: int, limit: int | None = None) -> dict[str, Estimate]:
     """Return the estimates of parameters on a loader's rows, `rows` at a time, over at most `limit` batches."""
     batches = loader.once(rows, *hosts.share(rows), limit)
-    return perplexity(lambda batch: hosts.whole(sums(params, hosts.to_devices(batch, rows))), batches)
+    return judge.merge(lambda batch: hosts.whole(judge.sums(params, hosts.to_devices(batch, rows))), batches)
 
 
-def told(found: dict[str, Estimate]) -> str:
-    """Return the estimates as one line."""
-    units = {"loss": "nats/token", "perplexity": "", "bits_per_byte": "bits/byte"}
+def told(model: Model, found: dict[str, Estimate]) -> str:
+    """Return the estimates of a model as one line."""
+    units, over = {"perplexity": "", "fooled": "", "bits_per_byte": "bits/byte"}, evaluator(model).over
+
+    def unit(name: str) -> str:
+        return units.get(name, f"nats/{over[name].removesuffix('s')}")
+
     return "  ".join(
-        f"{n.replace('_', ' ')} {e.value:.4f} ± {e.error:.4f} {units[n]}".rstrip() for n, e in found.items()
+        f"{n.replace('_', ' ')} {e.value:.4f} ± {e.error:.4f} {unit(n)}".rstrip() for n, e in found.items()
     )
 
 

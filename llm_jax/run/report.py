@@ -34,7 +34,7 @@ def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
     """Return the lines that a run ends with: what was measured beside what was expected, and what to try next."""
     if not outcome.evaluation:
         return f"step {outcome.step}: already finished; nothing to do in {workdir.path}"
-    lines = [f"finished at step {outcome.step}: {told(outcome.evaluation)}"]
+    lines = [f"finished at step {outcome.step}: {told(run.model, outcome.evaluation)}"]
     expected, measured = run.sections.eval.expected, outcome.evaluation.get("bits_per_byte")
     if expected.bits_per_byte is not None and measured is not None:
         gap = measured.value - expected.bits_per_byte

@@ -225,7 +225,7 @@ class Loop:
             values = {name: e.value for name, e in found.items()}
             errors = {f"{name}_error": e.error for name, e in found.items() if math.isfinite(e.error)}
             self._metrics.write(step, "validation", {**values, **errors}, found["loss"].count)
-            self._line.say(f"step {step}  held-out {evaluation.told(found)}")
+            self._line.say(f"step {step}  held-out {evaluation.told(self._run.model, found)}")
         evaluation.write_samples(self._run, self._workdir, step, params, self._line.say)
         return found
 

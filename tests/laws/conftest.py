@@ -45,6 +45,7 @@ TINY = {
     "gemma2": _SMALL | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 3},
     "gemma3": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 4, "global_every": 3},
+    "gan": _SMALL | {"max_positions": 24, "mlp_dim": 24, "latent_dim": 3},
     "gpt2": _SMALL | {"max_positions": 24},
     "gpt_neox": _SMALL | {"rotary": 0.5},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},

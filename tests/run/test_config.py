@@ -69,6 +69,7 @@ def test_every_key_can_be_overridden_although_the_recipe_does_not_name_it(key):
         ("optimizer.clip_norm", "None", None),
         ("optimizer.clip_norm", "2", 2.0),
         ("optimizer.freeze", '["embed"]', ["embed"]),
+        ("optimizer.groups", '{"embed": 0.5}', {"embed": 0.5}),
         ("optimizer.decay_exclude", "None", None),
         ("train.ema", "0.9", 0.9),
         ("train.ema", "None", None),
@@ -131,6 +132,11 @@ def test_differences_list_what_changes_the_result_and_nothing_else():
         "model.rope.theta: 10000.0 -> 5.0",
         "optimizer.learning_rate: 0.001 -> 0.5",
     ]
+
+
+def test_a_key_with_a_dot_is_a_key():
+    old, new = ({"optimizer": {"groups": {"head.*": factor}}} for factor in (0.5, 1.0))
+    assert differences(old, new) == ["optimizer.groups.head.*: 0.5 -> 1.0"]
 
 
 def test_keys_that_one_side_lacks_are_differences():

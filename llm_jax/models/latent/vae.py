@@ -203,6 +203,4 @@ def _noise(key: Key, shape: tuple[int, ...]) -> Array:
 
 def _by_row(tokens: Int[Array, "B T"], size: int) -> Float[Array, "B Z"]:
     """Normal values of each row, which are the same in every batch."""
-    odd = 2 * jnp.arange(tokens.shape[1], dtype=jnp.uint32) + jnp.uint32(0x9E3779B1)  # sets the places apart
-    sums = (tokens.astype(jnp.uint32) * odd * odd).sum(1, dtype=jnp.uint32)
-    return jax.vmap(lambda number: _noise(jax.random.fold_in(jax.random.key(0), number), (size,)))(sums)
+    return jax.vmap(lambda key: _noise(key, (size,)))(keys.of_rows(tokens))

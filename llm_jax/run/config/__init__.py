@@ -85,12 +85,8 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, value in tree.items():
-        nested = isinstance(value, Mapping) and value
-        keys += _leaves(value, f"{prefix}{name}.") if nested else [f"{prefix}{name}"]
-    return keys
+def _leaves(tree: Mapping[str, Any]) -> list[str]:
+    return list(_flat(tree))
 
 
 def _keys(given: Any, where: str) -> Mapping[str, Any]:
@@ -126,6 +122,7 @@ def _optimizer(given: Mapping[str, Any]) -> dict[str, Any]:
         "decay_exclude": None,
         "freeze": [],
         "layer_decay": None,
+        "groups": {},
     }
     defaults = {**common, **accepted(name)}
     inner = accepted(shape, SCHEDULES, "optimizer.schedule.name")
@@ -152,7 +149,9 @@ def _like(defaults: Mapping[str, Any], given: Mapping[str, Any], where: str, ext
 
 def _kind(allowed: str) -> Any:
     """Return the type that an option of an optimizer has, from the words of `optim.options.ALLOWED`."""
-    kinds = {"a number": float, "an integer": int, "True or False": bool, "a list": list[str]}
+    kinds = {
+        "a number": float, "an integer": int, "True or False": bool, "a list": list[str], "regular expressions": dict,
+    }  # fmt: skip
     kind: Any = next(kind for words, kind in kinds.items() if allowed.startswith(words))
     return kind | None if allowed.endswith("or None") else kind
 
@@ -205,11 +204,9 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    for key in _leaves(tree):
-        node: Any = tree
-        for name in key.split("."):
-            node = node[name]
-        flat[key] = node
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
