@@ -5,6 +5,7 @@ OBJECTIVES = {
     "denoising": "llm_jax.objectives.denoising:Denoising",
     "elbo": "llm_jax.objectives.elbo:Elbo",
     "prefix": "llm_jax.objectives.prefix:Prefix",
+    "seq2seq": "llm_jax.objectives.seq2seq:Seq2Seq",
     "several": "llm_jax.objectives.several:Several",
     "span": "llm_jax.objectives.span:Span",
     "ul2": "llm_jax.objectives.ul2:Ul2",

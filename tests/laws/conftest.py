@@ -51,6 +51,7 @@ TINY = {
     "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "phi3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 8},
     "qwen2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "tied": True},
+    "t5": _SMALL | {"head_dim": 6, "mlp_dim": 24, "buckets": 8, "furthest": 12},
     "vae": _SMALL | {"mlp_dim": 24, "latent_dim": 3},
     "qwen3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "head_dim": 6},
 }
