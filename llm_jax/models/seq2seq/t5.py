@@ -87,8 +87,8 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class T5:
-    """The section `model` of this family; v1.1 is gated=True, tied=False. None derives: head_dim = embed_dim / num_heads,
-    mlp_dim = 4 · embed_dim, encoder_layers = num_layers (those of the decoder).
+    """The section `model` of this family; v1.1 is gated=True, tied=False. None derives:
+    head_dim = embed_dim / num_heads, mlp_dim = 4 · embed_dim, encoder_layers = num_layers (those of the decoder).
     """
 
     vocab_size: int
