@@ -136,10 +136,18 @@ class Carries(Decodes, Protocol):
     def carry(self, params: Params, batch: Batch, cache: Cache, key: Key | None = None) -> tuple[Outputs, Cache]: ...
 
 
+@runtime_checkable
 class Conditional(Model, Protocol):
     """A model of a text given another: `apply` reads `source_tokens`, and `encode` is what it makes of them [B,S,D]."""
 
     def encode(self, params: Params, batch: Batch, *, key: Key | None = None) -> Array: ...
+
+
+@runtime_checkable
+class Embeds(Model, Protocol):
+    """A model that turns the text of each row into one vector of length 1, float32 [B,D]."""
+
+    def embed(self, params: Params, batch: Batch) -> Array: ...
 
 
 @runtime_checkable
@@ -161,7 +169,8 @@ class Latent(Samples, Protocol):
 class Objective(Protocol):
     """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout.
 
-    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`.
+    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`; one that
+    not every model fits has `fits(model)`, which raises UserError before anything is read.
     """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...

@@ -14,6 +14,7 @@ import optax
 from llm_jax.core import keys
 from llm_jax.core.types import Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, State, Stats
 from llm_jax.learn.accumulate import accumulate
+from llm_jax.mesh.place import fetched
 from llm_jax.optim.transform import global_norm
 
 
@@ -78,8 +79,8 @@ def begun(key: Key, init: Callable[[Key], Params], optimizer: optax.GradientTran
 def descended(state: State, summed: Mean, optimizer: optax.GradientTransformation, stats: Stats) -> tuple[State, Stats]:
     """Return the state after one step along the mean of summed gradients, and their norm among the statistics."""
     with jax.named_scope("optimizer"):
-        gradients = summed.value
-        updates, opt = optimizer.update(gradients, state.opt, state.params)
+        kept, gradients = fetched(state.opt, summed.value)
+        updates, opt = optimizer.update(gradients, kept, state.params)
         params = optax.apply_updates(state.params, updates)
     stats = stats | {"gradient_norm": Mean(global_norm(gradients), jnp.float32(1))}
     return State(state.step + 1, params, opt, state.key, state.extra), stats

@@ -43,6 +43,18 @@ def place(x: Array, *names: str | None) -> Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, wanted))
 
 
+def fetched(state: Any, gradients: Any) -> tuple[Any, Any]:
+    """Bring what an optimizer keeps to the device, where the plan has it wait in the host's memory; and the gradients.
+
+    At O1 libtpu holds the fetched state as temporaries all the same, with the barrier or without: the arguments of a
+    step on v5e:2x2 shrink by the optimizer's 227 MB, and its temporaries grow by 240 MB.
+    """
+    if "optimizer" not in plan.current().offload:
+        return state, gradients
+    state, gradients = jax.lax.optimization_barrier((state, gradients))
+    return jax.tree.map(lambda x: jax.device_put(x, jax.memory.Space.Device), state), gradients
+
+
 def axes_of(entry: Any) -> tuple[str, ...]:
     """Return the mesh axes of one entry of a PartitionSpec."""
     return (entry,) if isinstance(entry, str) else tuple(entry or ())

@@ -5,7 +5,7 @@ own, so that `embed -> fsdp` (ZeRO-3) never collides with the batch.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Declaration
+from llm_jax.mesh.remat import HOST, canonical, offloaded
 
 AXES = ("slice", "data", "fsdp", "tensor", "context", "expert", "stage")
 STAGE = "stage"
@@ -37,7 +38,6 @@ RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
 })  # fmt: skip
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-REMAT = ("none", "full", "dots")
 QUANTIZE = (None, "int8", "fp8")
 ZERO: Mapping[int, Mapping[str, tuple[str, ...]]] = MappingProxyType({3: {}, 1: {"embed": ()}})
 CONTEXT_BY = ("ring", "heads")
@@ -51,7 +51,8 @@ class Plan:
     (Rajbhandari et al. 2020, P_os) parameters are whole along `embed`, and only the state is split.
     unrolled: stacks of at most so many layers are unrolled on CPU; deeper ones compile longer than a faster step is
     worth. context_by: how attention sees tokens of other devices, a key of `kernels.CONTEXT`. quantize: the format of
-    eight bits in which layers multiply (`kernels.quantized`), or None. microbatches, repeats: of a pipeline (see
+    eight bits in which layers multiply (`kernels.quantized`), or None. remat: what the backward pass computes again,
+    and offload: what waits in the host's memory (see `mesh.remat`). microbatches, repeats: of a pipeline (see
     `mesh.pipeline`); microbatches None: at most four a stage.
     """
 
@@ -60,6 +61,7 @@ class Plan:
     state_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     compute_dtype: Any = jnp.float32
     remat: str = "none"
+    offload: tuple[str, ...] = ()
     unrolled: int = 12
     context_by: str = "ring"
     quantize: str | None = None
@@ -95,7 +97,10 @@ class Plan:
 
     def state_shardings(self, declarations: Mapping[str, Declaration]) -> dict[str, NamedSharding | None]:
         """Return {path: sharding} of what an optimizer keeps of declared parameters."""
-        return replace(self, rules={**self.rules, **self.state_rules}).shardings(declarations)
+        kept = replace(self, rules={**self.rules, **self.state_rules}).shardings(declarations)
+        if "optimizer" not in self.offload:
+            return kept
+        return {path: s and s.with_memory_kind(HOST) for path, s in kept.items()}
 
     @property
     def batch_shards(self) -> int:
@@ -182,7 +187,12 @@ def build(
     """
     devices = jax.devices() if devices is None else devices
     shape = mesh_shape(sizes, len(devices))
-    if len(devices) == 1:
+    if options.get("offload") and devices[0].platform == "cpu":
+        raise UserError(
+            f"mesh.offload={options['offload']!r}: a CPU has no memory but its host's; leave it out, "
+            "or choose mesh.remat=full"
+        )
+    if len(devices) == 1 and not options.get("offload"):  # only a mesh says in which memory
         return over(None, **options)
     dims = [shape.get(a, 1) for a in AXES]
     kinds = (AxisType.Explicit if explicit else AxisType.Auto,) * len(AXES)
@@ -195,7 +205,8 @@ def over(
     mesh: Mesh | None,
     *,
     dtype: str = "float32",
-    remat: str = "none",
+    remat: str | Sequence[str] = "none",
+    offload: str | Sequence[str] | None = None,
     zero: int = 3,
     context_by: str = "ring",
     sequence_sharded: bool = False,
@@ -214,12 +225,13 @@ def over(
         UserError: for unknown names, and what explicit axes do not have.
     """
     known: dict[str, tuple[Any, Any]] = {
-        "compute_dtype": (dtype, DTYPES), "remat": (remat, REMAT), "zero": (zero, sorted(ZERO)),
+        "compute_dtype": (dtype, DTYPES), "zero": (zero, sorted(ZERO)),
         "context_by": (context_by, CONTEXT_BY), "quantize": (quantize, QUANTIZE),
     }  # fmt: skip
     for name, (value, values) in known.items():
         if value not in values:
             raise UserError(f"mesh.{name}={value!r} is not one of {', '.join(map(str, values))}")
+    again = canonical(remat)
     shape = {} if mesh is None else mesh.shape
     if mesh is not None and AxisType.Explicit in mesh.axis_types and (quantize or shape.get(STAGE, 1) > 1):
         culprit = f"mesh.quantize={quantize}" if quantize else f"mesh.stage={shape[STAGE]}"
@@ -227,6 +239,6 @@ def over(
     split: dict[str, Any] = {} if mesh is None else {"rules": {**rules(sequence_sharded), **ZERO[zero]}}
     kept = {} if mesh is None else {name: RULES[name] for name in ZERO[zero]}
     return Plan(
-        mesh, state_rules=kept, compute_dtype=DTYPES[dtype], remat=remat, context_by=context_by, quantize=quantize,
-        microbatches=microbatches, repeats=repeats, **split,
+        mesh, state_rules=kept, compute_dtype=DTYPES[dtype], remat=again, offload=offloaded(offload, again),
+        context_by=context_by, quantize=quantize, microbatches=microbatches, repeats=repeats, **split,
     )  # fmt: skip

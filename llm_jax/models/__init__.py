@@ -1,6 +1,7 @@
 """Model families: one file each, one line each in `MODELS`; an entry is a frozen dataclass of plain fields."""
 
 MODELS = {
+    "bert": "llm_jax.models.encoder.bert:Bert",
     "deepseek_v3": "llm_jax.models.moe.deepseek_v3:DeepseekV3",
     "gemma": "llm_jax.models.gemma.gemma:Gemma",
     "gemma2": "llm_jax.models.gemma.gemma2:Gemma2",
@@ -20,6 +21,7 @@ MODELS = {
     "qwen2": "llm_jax.models.decoder.qwen2:Qwen2",
     "qwen3": "llm_jax.models.decoder.qwen3:Qwen3",
     "qwen3_moe": "llm_jax.models.moe.qwen3_moe:Qwen3Moe",
+    "roberta": "llm_jax.models.encoder.roberta:Roberta",
     "t5": "llm_jax.models.seq2seq.t5:T5",
     "vae": "llm_jax.models.latent.vae:Vae",
 }

@@ -13,6 +13,7 @@ from llm_jax.core.table import lookup
 from llm_jax.core.types import Batch
 from llm_jax.kernels import ATTENTION
 from llm_jax.mesh.place import place
+from llm_jax.mesh.remat import named
 from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
@@ -72,7 +73,7 @@ class SelfAttention(nn.Module):
     norm: epsilon of an RMSNorm (or norm_kind) of each query and key, or, with joint_norm, of those of all heads as one
     vector. window: tokens that each sees. sinks: whether each head has the score of a key of no value. scale: of the
     scores, default K^-1/2. out_bias: whether the result has a bias, default as the others. softcap: scores are
-    softcap · tanh(scores / softcap).
+    softcap · tanh(scores / softcap). causal: whether a token sees no later ones.
     """
 
     num_heads: int
@@ -92,6 +93,7 @@ class SelfAttention(nn.Module):
     joint_norm: bool = False
     softcap: float | None = None
     norm_kind: Any = RmsNorm
+    causal: bool = True
 
     @nn.compact
     def __call__(
@@ -105,13 +107,14 @@ class SelfAttention(nn.Module):
         out = weight(self, "out", shape, axes, self.out_init)
         biased = self.bias if self.out_bias is None else self.out_bias
         bias = weight(self, "out_bias", shape[-1:], ("embed",), zeros) if biased else None
-        return linear(y, out, bias, contract=2, out=("batch", "act_seq", "act_embed")), cache
+        y = linear(named(y, "attention"), out, bias, contract=2, out=("batch", "act_seq", "act_embed"))
+        return named(y, "attention_out"), cache
 
     def _heads(self, x: Array, name: str, heads: int, axis: str) -> Array:
         shape = (x.shape[-1], heads, self.head_dim)
         kernel = weight(self, name, shape, ("embed", axis, "head"), self.in_init)
         bias = weight(self, f"{name}_bias", shape[1:], (axis, "head"), zeros) if self.bias else None
-        return linear(x, kernel, bias, out=("batch", "seq", "act_heads", None))
+        return named(linear(x, kernel, bias, out=("batch", "seq", "act_heads", None)), name)
 
     def _normal(self, x: Array, name: str, axis: str) -> Array:
         if self.norm is None:
@@ -139,6 +142,8 @@ class SelfAttention(nn.Module):
 
     def _attention(self) -> Any:
         options: dict[str, Any] = {"window": self.window, "scale": self.scale, "softcap": self.softcap}
+        if not self.causal:
+            options["causal"] = False
         if self.sinks:
             options["sinks"] = weight(self, "sinks", (self.num_heads,), ("heads",), zeros)
         return partial(lookup(ATTENTION, self.kernel, "model.attention"), **options)

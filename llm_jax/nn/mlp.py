@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from llm_jax.mesh.remat import named
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
@@ -57,7 +58,8 @@ class Mlp(nn.Module):
         up_bias = weight(self, "up_bias", (self.hidden,), ("mlp",), zeros)
         down = weight(self, "down", (self.hidden, width), ("mlp", "embed"), self.down_init)
         down_bias = weight(self, "down_bias", (width,), ("embed",), zeros)
-        return linear(self.activation(linear(x, up, up_bias, out=HIDDEN)), down, down_bias, out=WIDTH)
+        hidden = self.activation(named(linear(x, up, up_bias, out=HIDDEN), "mlp_up"))
+        return named(linear(named(hidden, "mlp_hidden"), down, down_bias, out=WIDTH), "mlp_out")
 
 
 class GatedMlp(nn.Module):
@@ -74,4 +76,6 @@ class GatedMlp(nn.Module):
         gate = weight(self, "gate", (width, self.hidden), ("embed", "mlp"), self.up_init)
         up = weight(self, "up", (width, self.hidden), ("embed", "mlp"), self.up_init)
         down = weight(self, "down", (self.hidden, width), ("mlp", "embed"), self.down_init)
-        return linear(self.activation(linear(x, gate, out=HIDDEN)) * linear(x, up, out=HIDDEN), down, out=WIDTH)
+        gated = self.activation(named(linear(x, gate, out=HIDDEN), "mlp_gate"))
+        hidden = named(gated * named(linear(x, up, out=HIDDEN), "mlp_up"), "mlp_hidden")
+        return named(linear(hidden, down, out=WIDTH), "mlp_out")

@@ -16,6 +16,7 @@ from llm_jax.core.types import Key
 from llm_jax.kernels import SSD
 from llm_jax.mesh import plan
 from llm_jax.mesh.place import place
+from llm_jax.mesh.remat import named
 from llm_jax.nn.attention import Context
 from llm_jax.nn.cache import Part, Recurrent
 from llm_jax.nn.declare import weight
@@ -118,6 +119,7 @@ class Mamba2Mixer(nn.Module):
         scan = lookup(SSD, self.kernel, "model.kernel")
         options = {"initial": past and past["state"], "segments": _in_turn(where.segments)}
         y, state = scan(u, dt, A, keys[:, :, 0], keys[:, :, 1], **options)
+        y = named(y, "ssm")
         y = (y + u * weight(self, "D", (H,), ("heads",), ones, exact=True)[:, None]).astype(u.dtype)
         y = place(y, "batch", "seq", "act_heads", None)
         y = gated_norm(y, gate, weight(self, "norm_scale", (H, P), ("heads", "head"), ones), self.num_groups, self.eps)

@@ -11,11 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from llm_jax.core.types import Array, Key, Params
 from llm_jax.mesh import pipeline, plan
-
-_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+from llm_jax.mesh import remat as remats
 
 # (params of one layer, x, where, layer index, carried, key) -> (x, carried)
 Layer = Callable[[Params, Array, Any, Any, Any, Key | None], tuple[Array, Any]]
@@ -58,10 +58,11 @@ def stack(
     each = params if isinstance(params, tuple) else None
     if each is None and (unroll_by_default(_depth(params)) if unroll is None else unroll):
         each = unstack(params)
-    remat = plan.current().remat
+    remat, offload = plan.current().remat, plan.current().offload
     if remat != "none":
         static = () if each is None else (3,)
-        layer = jax.checkpoint(layer, policy=_POLICIES[remat], prevent_cse=each is not None, static_argnums=static)
+        policy = remats.policy(remat, offload)
+        layer = jax.checkpoint(_named(layer), policy=policy, prevent_cse=each is not None, static_argnums=static)
     if each is None:
         schedule = pipeline.flow(_depth(params), x.shape[0]) if whole else None
         if schedule is not None:
@@ -70,6 +71,15 @@ def stack(
     for index, one in enumerate(each):
         x, carried = layer(one, x, where, index, carried, key)
     return x, carried
+
+
+def _named(layer: Layer) -> Layer:
+    """The layer whose input has a name inside of what is computed again: only so can it wait in the host's memory."""
+
+    def run(params: Params, x: Array, *rest: Any) -> tuple[Array, Any]:
+        return layer(params, checkpoint_name(x, remats.LAYER_INPUT), *rest)
+
+    return run
 
 
 def _depth(params: Any) -> int:

@@ -4,6 +4,7 @@ OBJECTIVES = {
     "causal": "llm_jax.objectives.causal:Causal",
     "denoising": "llm_jax.objectives.denoising:Denoising",
     "elbo": "llm_jax.objectives.elbo:Elbo",
+    "masked": "llm_jax.objectives.masked:Masked",
     "prefix": "llm_jax.objectives.prefix:Prefix",
     "seq2seq": "llm_jax.objectives.seq2seq:Seq2Seq",
     "several": "llm_jax.objectives.several:Several",

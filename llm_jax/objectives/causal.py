@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from llm_jax.core import checks
 from llm_jax.core.table import lookup
 from llm_jax.core.targets import targets_and_weights
-from llm_jax.core.types import Batch, Key, Mean, Model, Params, Stats
+from llm_jax.core.types import Batch, Key, Mean, Model, Outputs, Params, Stats
 from llm_jax.kernels import CROSS_ENTROPY
 
 
@@ -31,8 +31,11 @@ class Causal:
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend, and `loss`: without the z-loss, in nats a token, for the log."""
+        return self.of(model.apply(params, batch, key=key), batch)
+
+    def of(self, outputs: Outputs, batch: Batch) -> tuple[Mean, Stats]:
+        """Return the loss and statistics of a model's outputs."""
         targets, weights = targets_and_weights(batch)
-        outputs = model.apply(params, batch, key=key)
         kernel = lookup(CROSS_ENTROPY, self.cross_entropy, "objective.cross_entropy")
         token = kernel(outputs.head, outputs.hidden, targets, smoothing=self.label_smoothing)
         weight = weights.sum()

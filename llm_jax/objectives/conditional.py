@@ -1,26 +1,18 @@
-"""The likelihood of a text given another, for the objectives that make such pairs."""
+"""What the objectives share that write a text from another: which models fit, and ranges of their options."""
 
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Batch, Conditional, Key, Mean, Model, Params, Stats
-from llm_jax.objectives.causal import Causal
+from llm_jax.core.types import Conditional, Model
 
 
-def given_source(
-    name: str, likelihood: Causal, model: Model, params: Params, batch: Batch, key: Key | None
-) -> tuple[Mean, Stats]:
-    """Return the loss and statistics of `likelihood`, for a model that reads `source_tokens`.
-
-    Raises:
-        UserError: the model of the objective `name` has no encoder, and would be asked to guess the source.
-    """
+def check_source(name: str, model: Model) -> None:
+    """Refuse a model that does not read `source_tokens`: it would be asked to guess the source of objective `name`."""
     if not isinstance(model, Conditional):
         raise UserError(
             f"objective.name={name!r} needs a model that writes one text from another (an encoder-decoder such as t5 "
             f"or bart), which model.name={type(model).__name__.lower()!r} is not; "
             "'causal' and 'prefix' fit every decoder"
         )
-    return likelihood(model, params, batch, key)
 
 
 def check_corruption(*, rate: float, mean_span: float, sentinels: int) -> None:

@@ -11,7 +11,7 @@ from llm_jax.data.corrupt.denoisers import infilled, permuted
 from llm_jax.data.features import Fields, Transform
 from llm_jax.data.order import uniform
 from llm_jax.objectives.causal import Causal
-from llm_jax.objectives.conditional import given_source
+from llm_jax.objectives.conditional import check_source
 from llm_jax.text.base import Tokenizer
 
 NOISE = 0x42415254  # what the random numbers are for
@@ -56,13 +56,18 @@ class Denoising:
 
         return corrupted
 
+    def fits(self, model: Model) -> None:
+        """Refuse a model that has no encoder."""
+        check_source("denoising", model)
+
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend, and `loss` in nats a token.
 
         Raises:
             UserError: the model has no encoder.
         """
-        return given_source("denoising", self._likelihood(), model, params, batch, key)
+        self.fits(model)
+        return self._likelihood()(model, params, batch, key)
 
     def _likelihood(self) -> Causal:
         return Causal(z_loss=self.z_loss, label_smoothing=self.label_smoothing)

@@ -9,7 +9,7 @@ from llm_jax.data.corrupt import prefix, rows
 from llm_jax.data.features import Fields, Transform
 from llm_jax.data.order import uniform
 from llm_jax.objectives.causal import Causal
-from llm_jax.objectives.conditional import given_source
+from llm_jax.objectives.conditional import check_source
 from llm_jax.text.base import Tokenizer
 
 CUT = 0x435554  # what the random numbers are for
@@ -49,14 +49,18 @@ class Prefix:
 
         return divided if self.encoded else counted
 
+    def fits(self, model: Model) -> None:
+        """Refuse a model that has no encoder, where it is to read the beginning."""
+        if self.encoded:
+            check_source("prefix", model)
+
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend, and `loss` in nats a token of the ends.
 
         Raises:
             UserError: `encoded`, and the model has no encoder.
         """
-        if self.encoded:
-            return given_source("prefix", self._likelihood(), model, params, batch, key)
+        self.fits(model)
         return self._likelihood()(model, params, batch, key)
 
     def _likelihood(self) -> Causal:

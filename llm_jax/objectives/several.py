@@ -49,6 +49,12 @@ class Several:
 
         return reshaped
 
+    def fits(self, model: Model) -> None:
+        """Refuse a model that does not fit a task."""
+        for _, _, objective in self._members():
+            if (fits := getattr(objective, "fits", None)) is not None:
+                fits(model)
+
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend; `loss` is that of the first task, and NAME/STATISTIC those of each.
 

@@ -9,7 +9,7 @@ from llm_jax.data.corrupt import rows, spans
 from llm_jax.data.features import Fields, Transform
 from llm_jax.data.order import uniform
 from llm_jax.objectives.causal import Causal
-from llm_jax.objectives.conditional import check_corruption, check_sentinels, given_source
+from llm_jax.objectives.conditional import check_corruption, check_sentinels, check_source
 from llm_jax.text.base import Tokenizer
 
 SPANS = 0x5350  # what the random numbers are for
@@ -57,13 +57,18 @@ class Span:
 
         return corrupted
 
+    def fits(self, model: Model) -> None:
+        """Refuse a model that has no encoder."""
+        check_source("span", model)
+
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend, and `loss` in nats a token of the targets, sentinels included.
 
         Raises:
             UserError: the model has no encoder.
         """
-        return given_source("span", self._likelihood(), model, params, batch, key)
+        self.fits(model)
+        return self._likelihood()(model, params, batch, key)
 
     def _likelihood(self) -> Causal:
         return Causal(z_loss=self.z_loss, label_smoothing=self.label_smoothing)

@@ -11,7 +11,7 @@ from llm_jax.data.corrupt.denoisers import MODES, UL2, drawn
 from llm_jax.data.features import Fields, Transform
 from llm_jax.data.order import uniform
 from llm_jax.objectives.causal import Causal
-from llm_jax.objectives.conditional import check_sentinels, given_source
+from llm_jax.objectives.conditional import check_sentinels, check_source
 from llm_jax.text.base import Tokenizer
 
 MIXTURE = 0x554C32  # what the random numbers are for
@@ -62,13 +62,18 @@ class Ul2:
 
         return corrupted
 
+    def fits(self, model: Model) -> None:
+        """Refuse a model that has no encoder."""
+        check_source("ul2", model)
+
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend, and `loss` in nats a token of the targets, sentinels included.
 
         Raises:
             UserError: the model has no encoder.
         """
-        return given_source("ul2", self._likelihood(), model, params, batch, key)
+        self.fits(model)
+        return self._likelihood()(model, params, batch, key)
 
     def _likelihood(self) -> Causal:
         return Causal(z_loss=self.z_loss, label_smoothing=self.label_smoothing)

@@ -5,8 +5,9 @@ What crosses links is in `planning.axes`. Activations a layer: Korthikanti et al
 
 from dataclasses import dataclass
 
+from llm_jax.mesh.remat import kept
 from llm_jax.planning.axes import schedule
-from llm_jax.planning.axes.links import RECOMPUTED, traffic
+from llm_jax.planning.axes.links import recomputed, traffic
 from llm_jax.planning.axes.shares import item, size, stored, tokens, used
 from llm_jax.planning.roofline import Work
 from llm_jax.planning.topology import Topology
@@ -31,7 +32,7 @@ class Memory:
 
 def work(w: Workload, topology: Topology) -> Work:
     """Return the work of a step of a workload, with attention that keeps no scores; a pipeline's idle ticks count."""
-    passes = 3 + RECOMPUTED[w.remat]
+    passes = 3 + recomputed(w)
     flops = w.flops_causal * w.tokens_per_step / topology.chips * passes / 3
     return Work(flops / (1 - schedule.bubble(w)), memory_traffic(w), tuple(traffic(w)))
 
@@ -39,7 +40,7 @@ def work(w: Workload, topology: Topology) -> Work:
 def memory_traffic(w: Workload) -> float:
     """Bytes that cross a device's HBM: weights in each pass, activations around each product, the optimizer."""
     tensor, local = size(w, "tensor"), tokens(w)
-    passes = 3 + RECOMPUTED[w.remat]
+    passes = 3 + recomputed(w)
     weights = item(w) * used(w) * passes * w.microbatches * schedule.turns(w) * 2
     activations = item(w) * local * w.layers * (10 * w.width + (2 * w.width + 3 * w.hidden + 2 * w.kv_width) / tensor)
     logits = 4 * 3 * local * w.vocab_size / tensor
@@ -55,11 +56,19 @@ def memory(w: Workload) -> Memory:
         "dots": 3 * w.width + (w.width + 2 * w.kv_width + 2 * w.hidden) / tensor,
         "none": 8 * w.width + (3 * w.width + 4 * w.kv_width + 4 * w.hidden) / tensor,
     }  # fmt: skip
+    whole, split, hidden = w.width, w.width / tensor, w.hidden / tensor
+    of = {
+        "query": split, "key": w.kv_width / tensor, "value": w.kv_width / tensor, "attention": split, "ssm": split,
+        "attention_out": whole, "mlp_gate": hidden, "mlp_up": hidden, "mlp_hidden": hidden, "mlp_out": whole,
+    }  # fmt: skip
+    numbers = each[w.remat] if w.remat in each else w.width + sum(of[name] for name in kept(w.remat))
+    numbers = 0 if "activations" in w.offload else numbers
     layer = (w.parameters - w.table_parameters) / w.layers / tensor / size(w, "expert")
     one_layer = item(w) * local * (8 * w.width + (3 * w.width + 4 * w.kv_width + 4 * w.hidden) / tensor)
     logits = 2 * 4 * w.vocab_size / tensor * (1024 if w.chunked_loss else local)
     return Memory(
-        params=4 * stored(w), optimizer=4 * w.slots * stored(w), gradients=4 * stored(w),
-        activations=item(w) * local * w.layers * each[w.remat],
+        params=4 * stored(w), gradients=4 * stored(w),
+        optimizer=0 if "optimizer" in w.offload else 4 * w.slots * stored(w),
+        activations=item(w) * local * w.layers * numbers,
         temporaries=one_layer + logits + 4 * item(w) * layer + item(w) * w.table_parameters / tensor,
     )  # fmt: skip

@@ -50,6 +50,7 @@ def by_compiler(config: Config, w: Workload, topology: Topology, *, exact: bool,
     plan = _plan(w, topology, work, kinds, scale * total, source="compiler" if exact else "compiler at O1")
     return plan | {
         "compile_seconds": round(answer["compile_s"], 1), "compiler_peak_bytes": answer["peak_bytes"],
+        "host_bytes": answer["host_bytes"],
         "compiler_flops_loops_once": answer["compiler_flops"],
         "largest": [{"type": t, "bytes": b, "from": f} for t, b, f in program.largest()],
         "formula_step_s": by_formula(w, topology)["step_s"],
@@ -67,8 +68,9 @@ def _plan(
     usable = topology.chip.hbm * topology.chip.usable
     return {
         "source": source, "topology": str(topology), "chips": topology.chips,
-        "mesh": {a: n for a, n in w.mesh.items() if n > 1}, "remat": w.remat, "batch_size": w.batch_size,
-        "seq_len": w.seq_len, "parameters": w.parameters, "fits": total <= usable, "bytes": total,
+        "mesh": {a: n for a, n in w.mesh.items() if n > 1}, "remat": w.remat, "offload": list(w.offload),
+        "batch_size": w.batch_size, "seq_len": w.seq_len, "parameters": w.parameters,
+        "fits": total <= usable, "bytes": total,
         "usable_bytes": usable, "bytes_by_kind": kinds, "executed_flops": work.flops,
         "memory_traffic": work.memory,
         "collectives": [asdict(row) | {"axes": list(row.axes)} for row in work.traffic],

@@ -20,6 +20,9 @@ def _memory(plan: dict[str, Any]) -> list[str]:
         f"memory of a chip: {verdict}, {_gb(plan['bytes'])} of {_gb(plan['usable_bytes'])}",
     ]
     lines += [f"  {name:<14} {_gb(size):>10}" for name, size in plan["bytes_by_kind"].items()]
+    if plan.get("offload"):
+        size = f", {_gb(plan['host_bytes'])} a chip" if "host_bytes" in plan else ""
+        lines.append(f"in the host's memory: {', '.join(plan['offload'])}{size}; the time of its link is not counted")
     if plan.get("compiler_error"):
         lines.append(f"  the compiler: {plan['compiler_error'].splitlines()[0][:200]}")
     if plan.get("largest"):

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from itertools import product
 from typing import Any
 
-from llm_jax.mesh.plan import REMAT
+from llm_jax.mesh.remat import WHOLE
 from llm_jax.planning.axes.shares import SHARDED
 from llm_jax.planning.estimate import by_formula
 from llm_jax.planning.topology import Topology
@@ -22,12 +22,13 @@ def candidates(w: Workload, topology: Topology) -> Iterator[Workload]:
     The tokens of a step may halve or double twice: they are a choice of speed against learning.
     """
     settable = {"slice", *(f.name for f in fields(Mesh))}
+    choices = [r for r in dict.fromkeys((*WHOLE, w.remat)) if r != "none" or "activations" not in w.offload]
     for mesh in meshes(w, topology.devices // topology.slices, settable):
         whole = {"slice": topology.slices, **mesh}
         rows = topology.devices // mesh["tensor"] // mesh["context"]
         for batch in sorted({w.batch_size * n // 4 for n in (1, 2, 4, 8, 16)}):
             if batch and batch % (rows * w.microbatches) == 0:
-                yield from (replace(w, mesh=whole, remat=remat, batch_size=batch) for remat in REMAT)
+                yield from (replace(w, mesh=whole, remat=remat, batch_size=batch) for remat in choices)
 
 
 def meshes(w: Workload, devices: int, settable: set[str]) -> Iterator[dict[str, int]]:

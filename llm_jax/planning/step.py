@@ -20,6 +20,7 @@ from llm_jax.core.types import Batch, State
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.place import batch_sharding
 from llm_jax.mesh.plan import AXES, Plan
+from llm_jax.mesh.remat import HOST
 from llm_jax.planning import topology as topologies
 from llm_jax.planning.topology import TARGETS, Topology
 from llm_jax.planning.workload import Workload, learner_of
@@ -47,7 +48,7 @@ def plan_over(config: Config, workload: Workload, topology: Topology) -> Plan:
     shape = plans.mesh_shape(workload.mesh, len(devices))
     array = topologies.mesh_devices(topology, shape, devices)
     mesh = Mesh(array, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    own = {"dtype": workload.compute_dtype, "remat": workload.remat}
+    own = {"dtype": workload.compute_dtype, "remat": workload.remat, "offload": workload.offload}
     return plans.over(mesh, **{**build.parts_of(config).mesh.options(), **own})
 
 
@@ -64,7 +65,10 @@ def lower(config: Config, workload: Workload, plan: Plan, platform: str) -> tupl
         update = jax.jit(learner.update, donate_argnums=0, out_shardings=(shardings, replicated))
         lowered = update.trace(state, batch).lower(lowering_platforms=(platform,))
     parts = {"params": state.params, "optimizer": state.opt, "learner": state.extra, "batch": batch}
-    return lowered, {name: sum(map(_local_bytes, jax.tree.leaves(part))) for name, part in parts.items()}
+    leaves = {
+        name: [x for x in jax.tree.leaves(part) if x.sharding.memory_kind != HOST] for name, part in parts.items()
+    }
+    return lowered, {name: sum(map(_local_bytes, part)) for name, part in leaves.items()}
 
 
 def _placed(x: Any, sharding: Any) -> Any:
@@ -107,6 +111,7 @@ def compile_step(request: dict[str, Any], answer: Path) -> dict[str, Any]:
         "state_bytes": state, "lowering_s": lowering, "compile_s": seconds,
         "argument_bytes": memory.argument_size_in_bytes, "temporary_bytes": memory.temp_size_in_bytes,
         "peak_bytes": getattr(memory, "peak_memory_in_bytes", 0), "code_bytes": memory.generated_code_size_in_bytes,
+        "host_bytes": memory.host_argument_size_in_bytes + memory.host_temp_size_in_bytes,
         "compiler_flops": cost.get("flops"), "mesh": dict(plan.mesh.shape) if plan.mesh else {},
     }  # fmt: skip
 

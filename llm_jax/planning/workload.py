@@ -12,6 +12,7 @@ from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Learner
 from llm_jax.cost import flops
 from llm_jax.mesh import plan as plans
+from llm_jax.mesh.remat import canonical, offloaded
 from llm_jax.planning.topology import Topology
 from llm_jax.run import build
 from llm_jax.run.checks import batch, tokens
@@ -27,7 +28,8 @@ class Workload:
     experts that a token chooses together. kv_width: of keys, heads times size. flops_*: model FLOPs of a token, of
     causal attention or of all. slots: numbers that the optimizer keeps for each parameter. tokens: the budget, None
     when the duration does not say. fields: of a batch. expert_*: parameters of all experts, layers that have them;
-    experts and choices: how many there are, and to how many a token goes. context_by, pipeline_*: as in `mesh`.
+    experts and choices: how many there are, and to how many a token goes. context_by, pipeline_* and offload: as in
+    `mesh`.
     """
 
     mesh: dict[str, int]
@@ -56,6 +58,7 @@ class Workload:
     context_by: str = "ring"
     pipeline_microbatches: int | None = None
     pipeline_repeats: int = 1
+    offload: tuple[str, ...] = ()
 
     @property
     def tokens_per_step(self) -> int:
@@ -75,6 +78,7 @@ def of(config: Config, topology: Topology) -> Workload:
     declared = built.declarations()
     mesh = plans.mesh_shape(parts.mesh.sizes(), topology.devices)
     tokens.check(parts.mesh, parts.data.seq_len, mesh, built)
+    again = canonical(parts.mesh.remat)
     rows = parts.data.batch_size
     batch.check(rows, parts.train.microbatches, math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES))
     length = parts.data.seq_len
@@ -89,7 +93,7 @@ def of(config: Config, topology: Topology) -> Workload:
     experts = [d for d in declared.values() if "expert" in d.axes and "embed" in d.axes and d.share < 1]
     return Workload(
         mesh=mesh, batch_size=rows, seq_len=length, microbatches=parts.train.microbatches,
-        compute_dtype=parts.mesh.compute_dtype, remat=parts.mesh.remat, vocab_size=size,
+        compute_dtype=parts.mesh.compute_dtype, remat=again, vocab_size=size,
         parameters=sum(math.prod(d.shape) for d in declared.values()),
         table_parameters=sum(math.prod(d.shape) for d in tables),
         layers=sum(d.shape[0] for d in queries) or 1, width=tables[0].shape[-1],
@@ -101,8 +105,8 @@ def of(config: Config, topology: Topology) -> Workload:
         expert_parameters=sum(math.prod(d.shape) for d in experts),
         expert_layers=sum(d.shape[0] for d in chosen), experts=max((d.shape[1] for d in chosen), default=1),
         choices=max((d.share * d.shape[1] for d in chosen), default=0.0),
-        context_by=parts.mesh.context_by, pipeline_microbatches=parts.mesh.pipeline_microbatches,
-        pipeline_repeats=parts.mesh.pipeline_repeats,
+        context_by=parts.mesh.context_by, pipeline_microbatches=parts.mesh.pipeline.microbatches,
+        pipeline_repeats=parts.mesh.pipeline.repeats, offload=offloaded(parts.mesh.offload, again),
     )  # fmt: skip
 
 

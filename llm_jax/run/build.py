@@ -1,7 +1,7 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -92,7 +92,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     values, parts = config.values, parts_of(config)
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
-    objective(config)
+    getattr(objective(config), "fits", lambda model: None)(built)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches
     batch.check_judged(parts.eval.batch_size, plan.batch_shards)
     if parts.local.name == "none":  # workers have a check of their own
@@ -258,13 +258,16 @@ def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner)
         return None
     abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
     replicated = NamedSharding(plan.mesh, PartitionSpec())
-    params, kept = (tree.unflatten(dict(of(declared))) for of in (plan.shardings, plan.state_shardings))
+    here = replace(plan, offload=())
+    params, kept, near = (
+        tree.unflatten(dict(of(declared))) for of in (plan.shardings, plan.state_shardings, here.state_shardings)
+    )
 
-    def like(part: Any) -> Any:
+    def like(part: Any, places: Any = near) -> Any:
         over = tuple(plan.spec(("worker",))) if isinstance(part, State) else ()
-        return alike(part, abstract.params, kept, replicated, over)
+        return alike(part, abstract.params, places, replicated, over)
 
     return State(
-        step=replicated, params=params, opt=like(abstract.opt), key=replicated,
+        step=replicated, params=params, opt=like(abstract.opt, kept), key=replicated,
         extra={k: like(v) for k, v in abstract.extra.items()},
     )  # fmt: skip

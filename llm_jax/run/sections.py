@@ -112,14 +112,29 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Pipeline:
+    """How batches flow through the stages of `mesh.stage`.
+
+    microbatches: parts of a batch (of each of train.microbatches), by default at most four a stage. repeats: how often
+    each passes every stage.
+    """
+
+    microbatches: int | None = None
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        checks.positive("mesh.pipeline", microbatches=self.microbatches, repeats=self.repeats)
+
+
+@dataclass(frozen=True)
 class Mesh:
     """How many devices each mesh axis takes (-1: what the others leave), in which dtype, and what is recomputed.
 
     zero: what fsdp splits: 3 parameters, gradients and optimizer state, 1 only the state. context_by: how attention
     sees the tokens of other devices, `ring` or `heads`. sequence_sharded: split activations between layers over
     `tensor` along the text. quantize: int8 or fp8 for products of layers, but output head, routers and experts.
-    pipeline_microbatches: parts of a batch (of each of train.microbatches) that flow through the stages, by default at
-    most four a stage. pipeline_repeats: how often each passes every stage.
+    remat: none, full, dots, or the names of what is kept for the backward pass ("attention,mlp_gate"), all else of a
+    layer being computed again. offload: what waits in the host's memory, "optimizer", "activations" or both.
     """
 
     slice: int = 1
@@ -132,16 +147,11 @@ class Mesh:
     zero: int = 3
     context_by: str = "ring"
     sequence_sharded: bool = False
-    pipeline_microbatches: int | None = None
-    pipeline_repeats: int = 1
+    pipeline: Pipeline = field(default_factory=Pipeline)
     compute_dtype: str = "float32"
-    remat: str = "none"
+    remat: str | list[str] = "none"
+    offload: str | list[str] | None = None
     quantize: str | None = None
-
-    def __post_init__(self) -> None:
-        checks.positive(
-            "mesh", pipeline_microbatches=self.pipeline_microbatches, pipeline_repeats=self.pipeline_repeats
-        )
 
     def sizes(self) -> dict[str, int]:
         """The sizes of the mesh axes as given."""
@@ -150,9 +160,9 @@ class Mesh:
     def options(self) -> dict[str, Any]:
         """The other arguments of `mesh.plan.build`."""
         return {
-            "dtype": self.compute_dtype, "remat": self.remat, "zero": self.zero, "context_by": self.context_by,
-            "sequence_sharded": self.sequence_sharded, "quantize": self.quantize,
-            "microbatches": self.pipeline_microbatches, "repeats": self.pipeline_repeats,
+            "dtype": self.compute_dtype, "remat": self.remat, "offload": self.offload, "zero": self.zero,
+            "context_by": self.context_by, "sequence_sharded": self.sequence_sharded, "quantize": self.quantize,
+            "microbatches": self.pipeline.microbatches, "repeats": self.pipeline.repeats,
         }  # fmt: skip
 
 

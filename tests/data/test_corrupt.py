@@ -39,6 +39,8 @@ def runs(row):
 def test_512_tokens_of_source_hold_568_of_text_with_a_target_of_114_as_published():
     assert spans.size_that_fills(512) == (568, 114)
     assert spans.size_that_fills(1024) == (1137, 229)
+    assert spans.size_that_fills(256, 0.5) == (382, 256), "the two are equal at this rate alone"
+    assert spans.size_that_fills(256, 0.6) == (426, 342)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,9 @@ def test_ul2_draws_each_denoiser_alike_and_its_sequential_one_hides_the_last_qua
     counts = np.bincount(chosen, minlength=7)
     assert np.abs(counts - 1000).max() < 5 * 1000**0.5
     for i, denoiser in enumerate(UL2):
-        assert set(hidden.noise[chosen == i]) == {round(512 * denoiser.rate)}
+        noise = round(512 * denoiser.rate)
+        assert set(hidden.noise[chosen == i]) == {noise}
+        assert set(hidden.spans[chosen == i]) == {round(noise / (denoiser.mean or noise))}
     sequential = masks([512] * 3, 512, 0.25, np.inf)
     assert (sequential == (np.arange(512) >= 384)).all()
 
@@ -114,6 +118,12 @@ def test_an_infilled_text_is_whole_again_when_spans_are_put_back():
     read = [0, *source.ids[0, : source.sizes[0]], 41]
     gaps = [b - a - 1 for a, b in itertools.pairwise(read) if 99 not in (a, b)]
     assert not any(gaps), "only a mask hides anything"
+
+
+def test_the_last_span_has_what_remains_where_all_before_it_are_empty():
+    random = np.stack([np.zeros(21), np.arange(21) / 21])[None]
+    source, lengths = infilled(texts([20], 20), random, rate=0.3, mean=3.0, mask=V)
+    assert lengths[0, :7].tolist() == [0, 0, 0, 0, 0, 6, -1] and source.sizes.tolist() == [20]
 
 
 def test_infilling_hides_the_end_and_the_beginning_too():

@@ -39,6 +39,8 @@ TINY = {
     "mixtral": _SMALL | {"num_kv_heads": 2, "moe": _MOE},
     "qwen3_moe": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
+    "bert": _SMALL | {"max_positions": 24, "mlp_dim": 24},
+    "roberta": _SMALL | {"max_positions": 24, "mlp_dim": 24},
     "gemma": _SMALL | {"num_kv_heads": 2, "head_dim": 6},
     "gemma2": _SMALL | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 3},
     "gemma3": _SMALL

@@ -9,6 +9,7 @@ import numpy as np
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.mesh import plan
+from llm_jax.mesh import remat as remats
 from llm_jax.mesh.hosts import to_devices
 from llm_jax.models import MODELS
 from tests.laws.conftest import TINY, drawn
@@ -48,7 +49,7 @@ def layout(text):
             sizes[name] = int(number)
         elif name == "zero":
             options["zero"] = int(number)
-        elif name in plan.REMAT:
+        elif name in remats.WHOLE:
             options["remat"] = name
         else:
             options[name] = True

@@ -10,6 +10,7 @@ import pytest
 from llm_jax.core.table import lookup
 from llm_jax.models.decoder.gpt2 import GPT2
 from llm_jax.models.decoder.llama import Llama
+from llm_jax.models.encoder.bert import Bert
 from llm_jax.models.latent.vae import Vae
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
@@ -22,6 +23,7 @@ BATCH = {
     "tokens": RNG.integers(0, V, (B, T)).astype(np.int32),
     "targets": RNG.integers(0, V, (B, T)).astype(np.int32),
     "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
+    "label": (np.arange(B) % 2).astype(np.int32),
 }
 PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
@@ -29,10 +31,12 @@ FIT = {  # the model that an objective needs, where it is no llama
     "several": PAIRS,
     "span": PAIRS,
     "ul2": PAIRS,
+    "masked": Bert(vocab_size=V, max_positions=T, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24),
     "elbo": Vae(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, latent_dim=3),
 }
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
     "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
+    "masked": [{}, {"sentence_order": 0.5, "label_smoothing": 0.1}],
     "prefix": [{}, {"label_smoothing": 0.2}],
     "several": [{"tasks": ({"name": "span", "weight": 0.75}, {"name": "prefix", "weight": 0.25})}],
     "span": [{}, {"z_loss": 0.1, "label_smoothing": 0.2}],

@@ -221,10 +221,10 @@ def test_bfloat16_in_a_pipeline_is_as_near_to_float32_as_without(tiny, draw):
     ("family", "layers", "sizes", "more", "complaint"),
     [
         ("llama", 6, {"stage": 4, "data": 2}, {}, "mesh.stage=4 does not divide the model's 6 equal layers.*stage=3"),
-        ("llama", 4, ALL, {"repeats": 3}, "pipeline_repeats=3 over mesh.stage=2.*4 equal layers.*pipeline_repeats=2"),
+        ("llama", 4, ALL, {"repeats": 3}, "pipeline.repeats=3 over mesh.stage=2.*4 equal layers.*pipeline.repeats=2"),
         ("gemma3", 9, ALL, {}, "3 equal patterns of 3 layers; try mesh.stage=1"),
-        ("llama", 4, ALL, {"microbatches": 3}, "pipeline_microbatches=3 must be a multiple.*pipeline_microbatches=2"),
-        ("llama", 4, ALL, {"microbatches": 6}, "divide the 16 rows.*over 2 shards; try mesh.pipeline_microbatches=4"),
+        ("llama", 4, ALL, {"microbatches": 3}, "pipeline.microbatches=3 must be a multiple.*pipeline.microbatches=2"),
+        ("llama", 4, ALL, {"microbatches": 6}, "divide the 16 rows.*over 2 shards; try mesh.pipeline.microbatches=4"),
     ],
     ids=str,
 )

@@ -12,6 +12,8 @@ from llm_jax.models.decoder.llama import Llama
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.several import Several
 from llm_jax.objectives.span import Span
+from llm_jax.run.build import check
+from llm_jax.run.config import resolve
 from llm_jax.text import tokenizers
 from tests.laws.bag import Bag
 
@@ -67,6 +69,7 @@ def test_shapes_do_not_depend_on_the_rows_and_rows_without_weight_stay_without(o
         assert all((w.any() == (size > 0)) or size == 1 for w in weights)
         if size == 0:
             assert not any(w.any() for w in weights)
+            assert "source_tokens" not in short or not (short["targets"].any() or short["source_tokens"].any())
 
 
 def test_every_id_is_of_the_tokenizer_or_of_those_that_the_objective_adds(objective):
@@ -103,6 +106,8 @@ def test_source_and_target_of_a_batch_are_its_text(name):
 def test_a_decoder_is_refused_and_told_what_fits(name):
     model = Llama(vocab_size=40, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8)
     objective = lookup(OBJECTIVES, name, "objective.name")()
+    with pytest.raises(UserError, match=f"{name}.*t5.*llama.*causal"):
+        Several(({"name": "causal"}, {"name": name})).fits(model)
     with pytest.raises(UserError, match=f"{name}.*t5.*llama.*causal"):
         objective(model, model.init(jax.random.key(0)), {"tokens": np.zeros((1, 4), np.int32)}, None)
 
@@ -150,3 +155,13 @@ def test_a_task_that_is_wrong_is_named(tasks, told):
 def test_a_tokenizer_without_an_end_ends_nothing():
     made = Span().transform(replace(WORDS, eos_id=None, pad_id=None), T, 0)(rows(np.arange(2)), np.arange(2))
     assert made["weights"].all() and made["targets"].shape[1] == 13
+
+
+def test_a_run_whose_model_does_not_fit_is_refused_before_anything_is_read():
+    recipe = {
+        "model": {"name": "llama", "num_layers": 1, "embed_dim": 16, "num_heads": 2},
+        "objective": {"name": "prefix", "encoded": True},
+        "data": {"source": "text", "options": {"files": "none"}, "tokenizer": {"name": "bytes"}},
+    }
+    with pytest.raises(UserError, match=r"name='prefix' needs a model that writes"):
+        check(resolve(recipe))

@@ -73,3 +73,9 @@ def test_an_odd_number_of_turned_dimensions_is_refused(make, name):
 @pytest.mark.parametrize("family, name", [pair for pair in SIZES if pair[1] == "moe.top_k"])
 def test_more_experts_a_token_than_there_are_are_refused(make, name):
     refused(make(), name, 5, "is above model.moe.num_experts=4; choose at most 4")
+
+
+@pytest.mark.parametrize("layer", [-1, 4])
+def test_a_dense_layer_that_the_model_does_not_have_is_refused(layer):
+    with pytest.raises(UserError, match=rf"model.dense_layers=\[{layer}\] names layer {layer}, and model.num_layers=4"):
+        lookup(MODELS, "qwen3_moe", "model.name")(vocab_size=8, num_layers=4, dense_layers=(layer,))

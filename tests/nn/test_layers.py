@@ -8,6 +8,7 @@ import pytest
 from llm_jax.core import keys, tree
 from llm_jax.core.types import Declaration
 from llm_jax.mesh import plan
+from llm_jax.mesh import remat as remats
 from llm_jax.nn import initial
 from llm_jax.nn.attention import context
 from llm_jax.nn.declare import initialize
@@ -66,7 +67,7 @@ def layer(p, x, where, index, carried, key):
     return jnp.tanh(x @ p["w"] + p["b"]) + index, carried + x.sum() * (index + 1)
 
 
-@pytest.mark.parametrize("remat", plan.REMAT)
+@pytest.mark.parametrize("remat", remats.WHOLE)
 def test_a_stack_is_its_layers_one_after_the_other(remat):
     x = rng.normal(size=(2, 4)).astype(np.float32)
 

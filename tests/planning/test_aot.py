@@ -108,7 +108,7 @@ def test_state_takes_the_bytes_that_its_shardings_say():
 @pytest.mark.parametrize("repeats", ["1", "2"])
 def test_a_pipeline_sends_activations_between_stages_and_gathers_no_parameters(repeats):
     """What goes over `stage` are activations; with two repeats each stage's layers too, once there and once back."""
-    mesh = {"stage": "2", "fsdp": "4", "tensor": "2", "pipeline_microbatches": "4", "pipeline_repeats": repeats}
+    mesh = {"stage": "2", "fsdp": "4", "tensor": "2", "pipeline.microbatches": "4", "pipeline.repeats": repeats}
     more = [(f"mesh.{name}", value) for name, value in mesh.items()]
     _, w, answer, program = compiled(*more)
     blocks = w.parameters - w.table_parameters

@@ -23,7 +23,8 @@ def amount(sizes: np.ndarray, rate: np.ndarray | float, mean: np.ndarray | float
     Every text of two tokens or more hides one and shows one at least; shorter ones hide nothing.
     """
     wanted = np.round(np.float32(sizes) * np.float32(rate)).astype(np.int64)
-    noise = np.clip(wanted, np.minimum(1, np.maximum(sizes - 1, 0)), np.maximum(sizes - 1, 0))
+    most = np.maximum(sizes - 1, 0)
+    noise = np.asarray(np.clip(wanted, np.minimum(1, most), most))
     spans = np.maximum(np.round(np.float32(noise) / np.float32(mean)).astype(np.int64), 1)
     return Amount(noise, np.asarray(np.minimum(spans, np.minimum(noise, sizes - noise))))
 

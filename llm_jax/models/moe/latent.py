@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from llm_jax.core.table import lookup
 from llm_jax.kernels import ATTENTION
 from llm_jax.mesh.place import place
+from llm_jax.mesh.remat import named
 from llm_jax.nn.attention import Context
 from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
@@ -53,7 +54,7 @@ class LatentAttention(nn.Module):
         self, x: Float[Array, "B T D"], where: Context, layer: int | Array = 0, cache: Past | None = None
     ) -> tuple[Float[Array, "B T D"], Past | None]:
         D, H, N = x.shape[-1], self.num_heads, self.nope_dim
-        q = self._queries(x)
+        q = named(self._queries(x), "query")
         q, q_turned = q[..., :N], self._turn(q[..., N:], where)
         latent = linear(x, weight(self, "latent", (D, self.rank), ("embed", None), self.in_init), out=WHOLE)
         latent = RmsNorm(name="latent_norm")(latent)
@@ -68,7 +69,8 @@ class LatentAttention(nn.Module):
         else:
             y = self._folded(q, q_turned, expand, cache, layer)
         out = weight(self, "out", (H, self.value_dim, D), ("heads", "head", "embed"), self.out_init)
-        return linear(y, out, contract=2, out=WIDTH), cache
+        y = linear(named(y, "attention"), out, contract=2, out=WIDTH)
+        return named(y, "attention_out"), cache
 
     def _queries(self, x: Float[Array, "B T D"]) -> Float[Array, "B T H K"]:
         heads = (self.num_heads, self.nope_dim + self.rope_dim)
@@ -94,9 +96,9 @@ class LatentAttention(nn.Module):
         N, segments = self.nope_dim, None if where.segments is None else (where.segments, where.segments)
         keys_values = linear(latent, expand, out=HEADS)
         everywhere = place(jnp.broadcast_to(key, (*key.shape[:2], self.num_heads, self.rope_dim)), *HEADS)
-        k = jnp.concatenate([keys_values[..., :N], everywhere], axis=-1)
+        k = named(jnp.concatenate([keys_values[..., :N], everywhere], axis=-1), "key")
         q = jnp.concatenate([q, q_turned], axis=-1)
-        return self._attention()(q, k, keys_values[..., N:], segments=segments)
+        return self._attention()(q, k, named(keys_values[..., N:], "value"), segments=segments)
 
     def _folded(self, q, q_turned, expand, cache, layer) -> Float[Array, "B T H V"]:
         """Attention to the cache: q · (E c) = (Eᵀ q) · c, so that latent vectors are keys and values of one head."""

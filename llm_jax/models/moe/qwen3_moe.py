@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from llm_jax.core.table import UserError
 from llm_jax.models import layers as family
 from llm_jax.models.decoder import parts
 from llm_jax.models.moe.layers import Block, DenseMlp, Layers
@@ -39,6 +40,12 @@ class Qwen3Moe:
 
     def __post_init__(self) -> None:
         parts.check(self, sparse_step=self.sparse_step)
+        for layer in self.dense_layers:
+            if not 0 <= layer < self.num_layers:
+                raise UserError(
+                    f"model.dense_layers={list(self.dense_layers)} names layer {layer}, and model.num_layers="
+                    f"{self.num_layers} has those from 0 to {self.num_layers - 1}"
+                )
 
     declarations = family.declarations
     stacks = family.stacks

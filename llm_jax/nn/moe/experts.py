@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from llm_jax.core.table import lookup
 from llm_jax.kernels import GROUPED
 from llm_jax.mesh.place import axes_of, free, place, spec
+from llm_jax.mesh.remat import named
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
@@ -82,7 +83,7 @@ class SparseMlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], real: Bool[Array, "B T"]) -> tuple[Float[Array, "B T D"], Load]:
         chosen, weights, load = self.router(x, real)
-        y = self.experts(x, chosen, weights)
+        y = named(self.experts(x, chosen, weights), "mlp_out")
         return (y if self.shared is None else y + self.shared(x)), load
 
 

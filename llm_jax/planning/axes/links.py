@@ -4,12 +4,32 @@ Rajbhandari et al. 2020 (fsdp), Shoeybi et al. 2019 (tensor), Liu et al. 2023 an
 et al. 2020 (expert), Narayanan et al. 2021 (stage); "How to Scale Your Model", ch. 5.
 """
 
+from llm_jax.mesh.remat import kept
 from llm_jax.planning.axes import schedule
 from llm_jax.planning.axes.shares import SHARDED, item, parts, size, tokens, used
 from llm_jax.planning.collectives import Traffic, sent
 from llm_jax.planning.workload import Workload
 
 RECOMPUTED = {"none": 0.0, "dots": 0.05, "offload": 0.5, "full": 1.0}
+
+
+def recomputed(w: Workload) -> float:
+    """The part of the forward pass that is computed a second time: of kept names, the products that make the others."""
+    if w.remat in RECOMPUTED:
+        return RECOMPUTED[w.remat]
+    projection, keys, hidden = w.width**2, w.width * w.kv_width, w.width * w.hidden
+    cost = {
+        "query": projection, "key": keys, "value": keys, "attention": w.seq_len * w.width, "attention_out": projection,
+        "mlp_gate": hidden, "mlp_up": hidden, "mlp_out": hidden,
+    }  # fmt: skip
+    return 1 - sum(cost.get(name, 0) for name in kept(w.remat)) / sum(cost.values())
+
+
+def repeated(w: Workload) -> bool:
+    """Whether what a layer receives from other devices is received once more for the backward pass."""
+    return recomputed(w) == 1 or (w.remat not in RECOMPUTED and not {"attention_out", "mlp_out"} & {*kept(w.remat)})
+
+
 """The share of the forward pass that is computed again. `offload` is of other programs: they keep the projections of
 attention on the host."""
 
@@ -38,7 +58,7 @@ def tensor(w: Workload) -> list[Traffic]:
     What is computed again stops at the last product: its sum is nobody's input. The head adds a float32 one, of its
     inputs' gradients; the table of embeddings is gathered along the vocabulary, and its gradient scattered.
     """
-    sums = item(w) * w.layers * (4 + (RECOMPUTED[w.remat] == 1)) + 4
+    sums = item(w) * w.layers * (4 + repeated(w)) + 4
     table = item(w) * w.vocab_size * w.width
     return [
         _row("all-reduce", "tensor", sums * tokens(w) * w.width, w), _row("all-gather", "tensor", table, w),
@@ -48,7 +68,7 @@ def tensor(w: Workload) -> list[Traffic]:
 
 def context(w: Workload) -> list[Traffic]:
     """Keys and values go round forwards and, with their gradients, backwards; `heads` exchanges them for tokens."""
-    n, again = size(w, "context"), RECOMPUTED[w.remat] == 1
+    n, again = size(w, "context"), repeated(w)
     keys = 2 * tokens(w) * w.kv_width / size(w, "tensor") * item(w) * w.layers
     if w.context_by == "heads":  # queries, keys, values and results, each there and back
         whole = keys + 2 * tokens(w) * w.width / size(w, "tensor") * item(w) * w.layers
@@ -60,7 +80,7 @@ def context(w: Workload) -> list[Traffic]:
 def expert(w: Workload) -> list[Traffic]:
     """Every chosen row travels to its expert and back, forwards and backwards."""
     rows = tokens(w) * w.choices * w.expert_layers * w.width * item(w)
-    return [_row("all-to-all", "expert", 2 * (2 + (RECOMPUTED[w.remat] == 1)) * rows, w)]
+    return [_row("all-to-all", "expert", 2 * (2 + repeated(w)) * rows, w)]
 
 
 def stage(w: Workload) -> list[Traffic]:

@@ -17,6 +17,11 @@ def check(local: Local, data: Data, train: Train, plan: Plan, optimizer: dict[st
             rounds would overlap or whose rate would change within a round.
     """
     if local.name != "none":
+        if "optimizer" in plan.offload:
+            raise UserError(
+                f"mesh.offload=optimizer: local.name={local.name} keeps the optimizers of all workers on the "
+                "devices; choose mesh.offload=activations, or local.name=none"
+            )
         _check_mesh(local.workers, plan)
         _check_batch(local.workers, data.batch_size, train.microbatches, plan.batch_shards // workers.groups(plan))
     if data.federated:

@@ -25,8 +25,8 @@ def check(plan: Plan, model: Model, rows: int) -> None:
     if each % plan.repeats:
         near = min((r for r in range(1, each + 1) if each % r == 0), key=lambda r: abs(r - plan.repeats))
         raise UserError(
-            f"mesh.pipeline_repeats={plan.repeats} over mesh.stage={plan.stages} does not divide the model's {what}; "
-            f"try mesh.pipeline_repeats={near}"
+            f"mesh.pipeline.repeats={plan.repeats} over mesh.stage={plan.stages} does not divide the model's {what}; "
+            f"try mesh.pipeline.repeats={near}"
         )
     _check_microbatches(plan, rows)
 
@@ -37,9 +37,9 @@ def _check_microbatches(plan: Plan, rows: int) -> None:
         return
     fitting = [m for m in range(plan.stages, rows + 1, plan.stages) if rows % (m * shards) == 0]
     raise UserError(
-        f"mesh.pipeline_microbatches={parts} must be a multiple of mesh.stage={plan.stages} and divide the {rows} rows "
+        f"mesh.pipeline.microbatches={parts} must be a multiple of mesh.stage={plan.stages} and divide the {rows} rows "
         f"of a step (data.batch_size / train.microbatches) over {shards} shards; "
-        f"try mesh.pipeline_microbatches={min(fitting, key=lambda m: abs(m - parts))}"
+        f"try mesh.pipeline.microbatches={min(fitting, key=lambda m: abs(m - parts))}"
     )
 
 

@@ -1,0 +1,1 @@
+"""Families that read a whole text at once: every token sees all others of its text."""
