@@ -4,12 +4,16 @@ from dataclasses import dataclass
 
 from llm_jax.core.types import Batch, Key, Mean, Model, Params, Stats
 from llm_jax.objectives.causal import Causal
-from llm_jax.objectives.conditional import given_source
+from llm_jax.objectives.conditional import check_source
 
 
 @dataclass(frozen=True)
 class Seq2Seq(Causal):
     """The section `objective`; batches have `source_tokens` beside `tokens` and `targets`."""
+
+    def fits(self, model: Model) -> None:
+        """Refuse a model that has no encoder."""
+        check_source("seq2seq", model)
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend and `loss`, as `Causal` does.
@@ -17,4 +21,5 @@ class Seq2Seq(Causal):
         Raises:
             UserError: the model has no encoder.
         """
-        return given_source("seq2seq", self, model, params, batch, key)
+        self.fits(model)
+        return super().__call__(model, params, batch, key)

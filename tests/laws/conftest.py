@@ -58,6 +58,10 @@ TINY = {
     "qwen3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "head_dim": 6},
 }
 
+SOURCES = {  # fields that every part of a family reads, where a text alone does not reach all of it
+    "t5": {"source_tokens": np.random.default_rng(6).integers(0, 40, (2, 9)).astype(np.int32)},
+}
+
 
 def pytest_generate_tests(metafunc):
     """Run a law that asks for `family` over those of its kind."""
@@ -105,6 +109,12 @@ def drawn(model, seed=0, size=0.3):
             for path, d in sorted(model.declarations().items())
         }
     )
+
+
+@pytest.fixture
+def source(family):
+    """What two rows of the family are given beside their tokens."""
+    return SOURCES.get(family, {})
 
 
 @pytest.fixture

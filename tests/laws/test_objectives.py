@@ -12,6 +12,7 @@ from llm_jax.models.decoder.gpt2 import GPT2
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.encoder.bert import Bert
 from llm_jax.models.latent.vae import Vae
+from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
 from tests.laws.bag import Bag
@@ -29,6 +30,7 @@ PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
     "denoising": PAIRS,
     "several": PAIRS,
+    "seq2seq": T5(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, gated=True, tied=False),
     "span": PAIRS,
     "ul2": PAIRS,
     "masked": Bert(vocab_size=V, max_positions=T, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24),

@@ -18,18 +18,18 @@ from llm_jax.core import checks, keys
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.nn import cache as caches
 from llm_jax.nn.attention import Context, context
-from llm_jax.nn.cross import CrossAttention, Paired, RelativeAttention, Source
+from llm_jax.nn.cross.attention import CrossAttention, Paired, RelativeAttention, Source
 from llm_jax.nn.declare import declarations, initialize, under, weight
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.initial import normal
 from llm_jax.nn.linear import embed, linear, logits
 from llm_jax.nn.mlp import HIDDEN, WIDTH, GatedMlp, gelu
 from llm_jax.nn.norm import RmsNorm
-from llm_jax.nn.stack import stack
+from llm_jax.nn.stack import stack, unstack
 
 
 class Table(nn.Module):
-    """One table [rows, columns] named `name_of_it`."""
+    """One table [N, D], a parameter named `label`."""
 
     label: str
     shape: tuple[int, int]
@@ -121,14 +121,20 @@ class T5:
         where = (Context(one, None), jnp.zeros((self.buckets, self.num_heads)), Source(x, one))
         parts = {
             "embed": declarations(self._table("tokens")),
-            "decoder": declarations(self._block(causal=True), x, where, layers=self.num_layers),
+            "decoder_blocks": declarations(self._block(causal=True), x, where, layers=self.num_layers),
             "decoder_bias": declarations(self._biases()),
             "decoder_norm": declarations(RmsNorm(self.norm_eps), x),
-            "encoder": declarations(self._block(causal=False), x, where, layers=self.encoder_layers or self.num_layers),
+            "encoder_blocks": declarations(
+                self._block(causal=False), x, where, layers=self.encoder_layers or self.num_layers
+            ),
             "encoder_bias": declarations(self._biases()),
             "encoder_norm": declarations(RmsNorm(self.norm_eps), x),
         }
-        return under(**parts) if self.tied else under(**parts, head=declarations(self._table("tokens")))
+        return (
+            under(**parts)
+            if self.tied
+            else under(**parts, head=declarations(self._table("tokens", self.embed_dim**-0.5)))
+        )
 
     def init(self, key: Key) -> Params:
         """Initial values of the paper's code: each kernel by its fan-in, queries by that of the scores too."""
@@ -146,7 +152,7 @@ class T5:
         x = dropout(x, self.dropout, None if key is None else keys.fold(key, "source"))
         inner = None if key is None else keys.fold(key, "encoder")
         where = (context(source), self._read(self._biases(), params, "encoder_bias"), None)
-        x, _ = stack(self._layer(causal=False), params["encoder"], x, where, None, inner)
+        x, _ = stack(self._layer(causal=False), params["encoder_blocks"], x, where, None, inner)
         x = self._read(RmsNorm(self.norm_eps), params, "encoder_norm", x)
         return dropout(x, self.dropout, None if key is None else keys.fold(key, "encoded"))
 
@@ -173,7 +179,7 @@ class T5:
         x = dropout(x, self.dropout, None if key is None else keys.fold(key, "embed"))
         cache = cache and cache.reserve(place.real())
         where = (place, self._read(self._biases(), params, "decoder_bias"), source)
-        x, cache = stack(self._layer(causal=True), params["decoder"], x, where, cache, key)
+        x, cache = stack(self._layer(causal=True), params["decoder_blocks"], x, where, cache, key)
         hidden = self._read(RmsNorm(self.norm_eps), params, "decoder_norm", x)
         hidden = dropout(hidden, self.dropout, None if key is None else keys.fold(key, "final"))
         hidden = hidden * jnp.asarray(self.embed_dim**-0.5, hidden.dtype) if self.tied else hidden
@@ -188,10 +194,8 @@ class T5:
         return Source(hidden, jnp.ones(hidden.shape[:2], jnp.int32) if segments is None else jnp.asarray(segments))
 
     def _memory(self, params: Params, source: Source) -> tuple[Array, Array]:
-        layers = params["decoder"]
-        each = layers if isinstance(layers, tuple) else [jax.tree.map(lambda a, i=i: a[i], layers["cross"])
-                                                         for i in range(self.num_layers)]  # fmt: skip
-        kernels = [layer.get("cross", layer) for layer in each]
+        layers = params["decoder_blocks"]
+        kernels = [layer["cross"] for layer in (layers if isinstance(layers, tuple) else unstack(layers))]
         out = ("batch", "seq", "act_heads", None)
         keys_, values = (
             jnp.stack(
@@ -213,8 +217,8 @@ class T5:
     def _head_dim(self) -> int:
         return self.head_dim or self.embed_dim // self.num_heads
 
-    def _table(self, label: str) -> Table:
-        return Table(label, (self.vocab_size, self.embed_dim), ("vocab", "embed"), normal(1.0))
+    def _table(self, label: str, std: float = 1.0) -> Table:
+        return Table(label, (self.vocab_size, self.embed_dim), ("vocab", "embed"), normal(std))
 
     def _biases(self) -> Table:
         return Table("buckets", (self.buckets, self.num_heads), (None, "heads"), normal(self.embed_dim**-0.5))

@@ -42,6 +42,11 @@ class Paired:
         """Of each row's next token."""
         return self.past.position
 
+    @property
+    def length(self) -> Int[Array, ""]:
+        """Slots written so far."""
+        return self.past.length
+
     def reserve(self, real: Bool[Array, "B T"]) -> "Paired":
         """As `Past.reserve`."""
         return replace(self, past=self.past.reserve(real))
