@@ -36,6 +36,7 @@ FIT = {  # the model that an objective needs, where it is no llama
     "masked": Bert(vocab_size=V, max_positions=T, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24),
     "elbo": Vae(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, latent_dim=3),
 }
+BEGINS = {"seq2seq": 0.5}  # nats above guessing: T5 begins with logits of variance 1, which cost half of it
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
     "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
     "masked": [{}, {"sentence_order": 0.5, "label_smoothing": 0.1}],
@@ -93,10 +94,11 @@ def test_halves_add_up_to_the_whole(learn):
     leaves_close(jax.tree.map(jnp.add, *halves), whole, rtol=2e-6)
 
 
-def test_it_is_finite_at_the_beginning_and_near_what_guessing_gives(learn):
+def test_it_is_finite_at_the_beginning_and_near_what_guessing_gives(learn, request):
     (_, (loss, stats)), gradient = learn(BATCH)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((loss, stats, gradient)))
-    assert abs(float(stats["loss"].value) - math.log(V)) < 0.2
+    above = BEGINS.get(request.node.callspec.params["learn"][0], 0.0)
+    assert abs(float(stats["loss"].value) - math.log(V) - above) < 0.2
 
 
 def test_weights_scale_the_sums_and_not_the_mean(learn):

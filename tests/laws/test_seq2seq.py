@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core import tree
+from llm_jax.core.table import UserError
 
 FORMS = {"v1.0": {}, "v1.1": {"gated": True, "tied": False}}
 RNG = np.random.default_rng(4)
@@ -67,3 +68,9 @@ def test_the_order_of_the_source_matters(t5, draw):
 def test_every_parameter_matters_with_a_source(t5, draw):
     grads = jax.grad(lambda p: (jax.nn.log_softmax(t5.apply(p, BATCH).logits) ** 2).mean())(draw(t5))
     assert not [path for path, g in tree.flatten(grads).items() if not np.abs(g).max() > 0]
+
+
+@pytest.mark.parametrize("sizes", [{"buckets": 2}, {"buckets": 6}, {"furthest": 4}])
+def test_buckets_that_hold_no_distance_are_refused(tiny, sizes):
+    with pytest.raises(UserError, match=r"model\.(buckets|furthest)=\d+ must be"):
+        tiny("t5", **sizes)

@@ -15,6 +15,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.nn import cache as caches
 from llm_jax.nn.attention import Context, context
@@ -112,6 +113,13 @@ class T5:
             buckets=self.buckets, furthest=self.furthest, norm_eps=self.norm_eps,
         )  # fmt: skip
         checks.fraction("model", dropout=self.dropout)
+        if self.buckets % 4:
+            raise UserError(f"model.buckets={self.buckets} must be a multiple of 4: halves of each direction; try 32")
+        if self.furthest <= self.buckets // 2:
+            raise UserError(
+                f"model.furthest={self.furthest} must be above model.buckets / 2 = {self.buckets // 2}, the distances "
+                "that have a bucket each"
+            )
         if self.head_dim is None:
             checks.divides("model", "num_heads", self.num_heads, "embed_dim", self.embed_dim)
 
