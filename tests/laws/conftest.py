@@ -55,8 +55,13 @@ TINY = {
     "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "phi3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 8},
     "qwen2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "tied": True},
+    "t5": _SMALL | {"head_dim": 6, "mlp_dim": 24, "buckets": 8, "furthest": 12},
     "vae": _SMALL | {"mlp_dim": 24, "latent_dim": 3},
     "qwen3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "head_dim": 6},
+}
+
+SOURCES = {  # fields that every part of a family reads, where a text alone does not reach all of it
+    "t5": {"source_tokens": np.random.default_rng(6).integers(0, 40, (2, 9)).astype(np.int32)},
 }
 
 
@@ -106,6 +111,12 @@ def drawn(model, seed=0, size=0.3):
             for path, d in sorted(model.declarations().items())
         }
     )
+
+
+@pytest.fixture
+def source(family):
+    """What two rows of the family are given beside their tokens."""
+    return SOURCES.get(family, {})
 
 
 @pytest.fixture
