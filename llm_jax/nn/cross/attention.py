@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.kernels.attention import NEGATIVE
+from llm_jax.mesh.place import explicit
 from llm_jax.nn.attention import Context
 from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
@@ -139,7 +140,9 @@ class RelativeAttention(Projections):
             places[:, None, :] - where.positions[:, :, None], number=table.shape[0], furthest=self.furthest,
             both_ways=not self.causal,
         )  # fmt: skip
-        bias = jnp.moveaxis(table[found], -1, 1)
+        sharding = explicit("batch", None, None, "act_heads", shape=(*found.shape, table.shape[1]))
+        rows = table[found] if sharding is None else table.at[found].get(out_sharding=sharding)
+        bias = jnp.moveaxis(rows, -1, 1)
         return self.mixed(attend(q, k, v, allowed, bias), x.shape[-1]), cache
 
 
