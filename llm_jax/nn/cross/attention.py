@@ -124,7 +124,8 @@ class RelativeAttention(Projections):
         cache: Past | None = None,
     ) -> tuple[Float[Array, "B T D"], Past | None]:  # fmt: skip
         q, k, v = (self.heads(x, name) for name in ("query", "key", "value"))
-        places, offset, T = where.positions, 0, x.shape[1]
+        places, T = where.positions, x.shape[1]
+        offset: Any = 0
         if cache is None or where.prompt:
             cache = cache and cache.write(layer, k, v)
             numbers = where.real().astype(jnp.int32) if where.segments is None else where.segments
