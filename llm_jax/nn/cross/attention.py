@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.kernels.attention import NEGATIVE
+from llm_jax.mesh.place import explicit
 from llm_jax.nn.attention import Context
 from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
@@ -123,8 +124,8 @@ class RelativeAttention(Projections):
         cache: Past | None = None,
     ) -> tuple[Float[Array, "B T D"], Past | None]:  # fmt: skip
         q, k, v = (self.heads(x, name) for name in ("query", "key", "value"))
-        offset: Any = 0
         places, T = where.positions, x.shape[1]
+        offset: Any = 0
         if cache is None or where.prompt:
             cache = cache and cache.write(layer, k, v)
             numbers = where.real().astype(jnp.int32) if where.segments is None else where.segments
@@ -140,7 +141,9 @@ class RelativeAttention(Projections):
             places[:, None, :] - where.positions[:, :, None], number=table.shape[0], furthest=self.furthest,
             both_ways=not self.causal,
         )  # fmt: skip
-        bias = jnp.moveaxis(table[found], -1, 1)
+        sharding = explicit("batch", None, None, "act_heads", shape=(*found.shape, table.shape[1]))
+        rows = table[found] if sharding is None else table.at[found].get(out_sharding=sharding)
+        bias = jnp.moveaxis(rows, -1, 1)
         return self.mixed(attend(q, k, v, allowed, bias), x.shape[-1]), cache
 
 
