@@ -49,6 +49,12 @@ def test_texts_become_vectors_of_length_one_that_padding_does_not_change(model, 
     assert not np.allclose(vectors[0], vectors[1])
 
 
+@pytest.mark.of("encoder")
+def test_the_head_may_be_handed_through_a_transformation_as_losses_do(model, params):
+    out = model.apply(params, {"tokens": TOKENS})
+    close(jax.jit(lambda head, hidden: head(hidden))(out.head, out.hidden), out.logits)
+
+
 def packed(rows, T, seed=0):
     """Rows of random bytes, the last of them without weight."""
     fields = next_token(np.random.default_rng(seed).integers(0, 256, (rows, T + 1)))

@@ -1,5 +1,6 @@
 """What BERT and its successors share: functions of a family, a frozen dataclass with the fields of `Bert`."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -155,7 +156,7 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
     if not model.head:
         return Outputs(hidden, Partial(_no_scores), extras=extras)
     used: Any = _head(model).apply({"params": params["head"]}, hidden)
-    score = Partial(_scores, eps=model.norm_eps, table=table, norm=params["head"]["norm"], **used)
+    score = Partial(_Scores(model.norm_eps), table=table, norm=params["head"]["norm"], **used)
     return Outputs(hidden, score, extras=extras)
 
 
@@ -166,13 +167,19 @@ def embed(model: Family, params: Params, batch: Batch) -> Float[Array, "B D"]:
     return mean / jnp.maximum(jnp.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
 
-def _scores(
-    hidden: Array, *, eps: float, table: Array, norm: Params, kernel: Array, kernel_bias: Array, bias: Array
-) -> Array:
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    x: Any = exact_gelu(flat @ kernel + kernel_bias)
-    x = LayerNorm(eps).apply({"params": norm}, x)
-    return logits(x.reshape(hidden.shape), table) + bias.astype(jnp.float32)
+@dataclass(frozen=True)
+class _Scores:
+    """The head as a function of arrays alone: what a `Partial` holds beside its function becomes a tracer."""
+
+    eps: float
+
+    def __call__(
+        self, hidden: Array, *, table: Array, norm: Params, kernel: Array, kernel_bias: Array, bias: Array
+    ) -> Array:
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        x: Any = exact_gelu(flat @ kernel + kernel_bias)
+        x = LayerNorm(self.eps).apply({"params": norm}, x)
+        return logits(x.reshape(hidden.shape), table) + bias.astype(jnp.float32)
 
 
 def _no_scores(hidden: Array) -> Array:
