@@ -25,5 +25,6 @@ MODELS = {
     "qwen3": "llm_jax.models.decoder.qwen3:Qwen3",
     "qwen3_moe": "llm_jax.models.moe.qwen3_moe:Qwen3Moe",
     "roberta": "llm_jax.models.encoder.roberta:Roberta",
+    "t5": "llm_jax.models.seq2seq.t5:T5",
     "vae": "llm_jax.models.latent.vae:Vae",
 }

@@ -7,6 +7,7 @@ OBJECTIVES = {
     "elbo": "llm_jax.objectives.elbo:Elbo",
     "masked": "llm_jax.objectives.masked:Masked",
     "prefix": "llm_jax.objectives.prefix:Prefix",
+    "seq2seq": "llm_jax.objectives.seq2seq:Seq2Seq",
     "several": "llm_jax.objectives.several:Several",
     "span": "llm_jax.objectives.span:Span",
     "ul2": "llm_jax.objectives.ul2:Ul2",

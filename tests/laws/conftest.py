@@ -15,7 +15,7 @@ from llm_jax.models.moe.deepseek_v3 import Latent, Selection
 from llm_jax.nn.initial import ones
 from llm_jax.nn.moe.router import Moe
 from llm_jax.nn.rotary import Yarn
-from tests.laws.kinds import KINDS
+from tests.laws.kinds import KINDS, TWINS
 
 _SMALL = {"vocab_size": 40, "num_layers": 2, "embed_dim": 16, "num_heads": 4}
 
@@ -56,8 +56,13 @@ TINY = {
     "olmo2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
     "phi3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 8},
     "qwen2": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "tied": True},
+    "t5": _SMALL | {"head_dim": 6, "mlp_dim": 24, "buckets": 8, "furthest": 12},
     "vae": _SMALL | {"mlp_dim": 24, "latent_dim": 3},
     "qwen3": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "head_dim": 6},
+}
+
+SOURCES = {  # fields that every part of a family reads, where a text alone does not reach all of it
+    "t5": {"source_tokens": np.random.default_rng(6).integers(0, 40, (2, 9)).astype(np.int32)},
 }
 
 
@@ -66,7 +71,10 @@ def pytest_generate_tests(metafunc):
     named = any("family" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
     if "family" in metafunc.fixturenames and not named:
         kind = metafunc.definition.get_closest_marker("of")
-        metafunc.parametrize("family", KINDS[kind.args[0] if kind else "all"])
+        families = KINDS[kind.args[0] if kind else "all"]
+        metafunc.parametrize(
+            "family", [pytest.param(f, marks=pytest.mark.exhaustive if f in TWINS else ()) for f in families]
+        )
 
 
 @pytest.fixture
@@ -107,6 +115,12 @@ def drawn(model, seed=0, size=0.3):
             for path, d in sorted(model.declarations().items())
         }
     )
+
+
+@pytest.fixture
+def source(family):
+    """What two rows of the family are given beside their tokens."""
+    return SOURCES.get(family, {})
 
 
 @pytest.fixture

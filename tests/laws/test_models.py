@@ -193,10 +193,10 @@ def test_init_returns_what_is_declared(model):
 
 
 @pytest.mark.of("deep")
-def test_every_parameter_matters(model, params):
+def test_every_parameter_matters(model, params, source):
     """A declared parameter on which neither a logit nor what the model adds to its loss depends is dead weight."""
     batch = {"tokens": TOKENS, "segments": np.repeat([[1, 2]], 6, axis=1).repeat(2, axis=0)}
-    gradient = losses(model)(params, batch)[1]
+    gradient = losses(model)(params, batch | source)[1]
     rounding = ("key_bias",)  # softmax is blind to what all keys share: zero but for rounding
     dead = [p for p, g in tree.flatten(gradient).items() if not np.abs(g).max() > 1e-7 and not p.endswith(rounding)]
     assert not dead

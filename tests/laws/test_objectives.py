@@ -13,6 +13,7 @@ from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.encoder.bert import Bert
 from llm_jax.models.latent.gan import Gan
 from llm_jax.models.latent.vae import Vae
+from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
 from tests.laws.bag import Bag
@@ -30,6 +31,7 @@ PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
     "denoising": PAIRS,
     "several": PAIRS,
+    "seq2seq": T5(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, gated=True, tied=False),
     "span": PAIRS,
     "ul2": PAIRS,
     "masked": Bert(vocab_size=V, max_positions=T, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24),
@@ -47,7 +49,10 @@ VARIANTS = {  # options that change what is computed; every member has at least 
     "span": [{}, {"z_loss": 0.1, "label_smoothing": 0.2}],
     "causal": [{}, {"z_loss": 0.1, "label_smoothing": 0.2}, {"cross_entropy": "chunked", "label_smoothing": 0.2}],
 }
-GUESSING = {"adversarial": 3 * math.log(2)}  # nats, where it is not log V: real, fake, and the fake again
+GUESSING = {  # nats, where it is not log V
+    "adversarial": 3 * math.log(2),  # real, fake, and the fake again
+    "seq2seq": math.log(V) + 0.5,  # T5 begins with logits of variance 1, which cost half of it
+}
 CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]
 
 

@@ -1,6 +1,7 @@
 """sentencepiece's own models (Kudo & Richardson 2018)."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,7 @@ def read(files: Files) -> Tokenizer:
     except (RuntimeError, KeyError) as error:
         raise UserError(f"{MODEL} is not a sentencepiece model: {error}") from None
     silent = [model.IsControl(i) or model.IsUnknown(i) or model.IsUnused(i) for i in range(model.GetPieceSize())]
+    controls: Any = {f"{role}_id": i if (i := getattr(model, f"{role}_id")()) >= 0 else None for role in ROLES}
     return Tokenizer(
         kind="sentencepiece",
         files=files,
@@ -36,7 +38,7 @@ def read(files: Files) -> Tokenizer:
         to_text=model.DecodeIds,
         joins=False,
         added={model.IdToPiece(i): Added(i) for i in range(model.GetPieceSize()) if model.IsControl(i)},
-        **{f"{role}_id": i if (i := getattr(model, f"{role}_id")()) >= 0 else None for role in ROLES},
+        **controls,
     )
 
 
