@@ -1,7 +1,8 @@
 """Make encoders/CASE.npz: tiny random encoders of Hugging Face `transformers`, with logits and gradients.
 
 Run with torch and transformers installed: python tests/golden/make_encoders.py [CASE …]. A file is as those of
-make_decoders, and has also `mask`, which tokens are real, `types`, and, of BERT, `order`: the scores of the sentence-level head.
+make_decoders, and has also `mask`, which tokens are real, `types`, and, of BERT, `order`: the scores of the sentence-
+level head.
 """
 
 import json
