@@ -41,6 +41,7 @@ TINY = {
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
     "bert": _SMALL | {"max_positions": 24, "mlp_dim": 24},
     "roberta": _SMALL | {"max_positions": 24, "mlp_dim": 24},
+    "modernbert": _SMALL | {"mlp_dim": 8, "num_layers": 3, "window": 4, "global_every": 2},
     "gemma": _SMALL | {"num_kv_heads": 2, "head_dim": 6},
     "gemma2": _SMALL | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 3},
     "gemma3": _SMALL
