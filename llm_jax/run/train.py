@@ -132,7 +132,7 @@ class Loop:
         self._flops = run.flops_per_token()
         self._rates = jax.jit(run.rate)
         self._block = self._rates_from(start)  # before the first step, behind which it would wait
-        self._evaluate = evaluation.evaluator(run.model)
+        self._evaluate = evaluation.evaluator(run.model, run.objective)
         self.evaluation: dict[str, Estimate] = {}
 
     def is_last(self, step: int) -> bool:
@@ -143,7 +143,8 @@ class Loop:
     def is_due(self, step: int) -> bool:
         """Whether something other than training happens after this step."""
         parts = self._run.sections
-        return any(n and step % n == 0 for n in (parts.checkpoint.every, parts.eval.every, parts.export.every))
+        others = (parts.checkpoint.every, parts.export.every)
+        return evaluation.due(self._run, step) or any(n and step % n == 0 for n in others)
 
     def read(self, step: int, stats: Stats) -> None:
         """Take in the statistics of a step, and log them when a row is due.
@@ -164,7 +165,7 @@ class Loop:
         """
         parts, go_on = self._run.sections, self._meter.pause()
         metrics = {}
-        if last or (parts.eval.every and step % parts.eval.every == 0):
+        if last or evaluation.due(self._run, step):
             self.evaluation = self._judge(step, state, None if last else parts.eval.batches)
             metrics = {name: e.value for name, e in self.evaluation.items()}
         stopping = self._stop.after(step - self._start)  # once: a signal after the save waits for the next step
@@ -225,7 +226,7 @@ class Loop:
             values = {name: e.value for name, e in found.items()}
             errors = {f"{name}_error": e.error for name, e in found.items() if math.isfinite(e.error)}
             self._metrics.write(step, "validation", {**values, **errors}, found["loss"].count)
-            self._line.say(f"step {step}  held-out {evaluation.told(self._run.model, found)}")
+            self._line.say(evaluation.reported(self._run, self._evaluate, step, found))
         evaluation.write_samples(self._run, self._workdir, step, params, self._line.say)
         return found
 
