@@ -60,6 +60,8 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         line = open_things.enter_context(closing(Line(run.steps)))
         loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
         batches = open_things.enter_context(closing(_placed(run, start)))
+        if start == 0 and run.config.values["init_from"]:
+            loop.begin(state)
         update = _jitted(run) if begun is None else begun.result()
         pending: Stats | None = None
         step = start
@@ -134,6 +136,13 @@ class Loop:
         self._block = self._rates_from(start)  # before the first step, behind which it would wait
         self._evaluate = evaluation.evaluator(run.model)
         self.evaluation: dict[str, Estimate] = {}
+
+    def begin(self, state: State) -> None:
+        """Evaluate what training begins from, where evaluations are wanted."""
+        parts, go_on = self._run.sections, self._meter.pause()
+        if parts.eval.every:
+            self._judge(0, state, parts.eval.batches)
+        go_on()
 
     def is_last(self, step: int) -> bool:
         """Whether this step ends the duration."""
