@@ -80,21 +80,25 @@ def _loader(opened: "OpenRun", data: str | None, *, whole: bool) -> tuple["Loade
         UserError: nothing is held out, or the data are not there.
     """
     from llm_jax.data.build import build
+    from llm_jax.data.examples.records import RECORDS
     from llm_jax.data.sources import SOURCES
+    from llm_jax.run.build import form as form_of
     from llm_jax.run.build import reshaping
 
     values = opened.resolved.values["data"]
-    kept = {k: values[k] for k in ("seq_len", "batch_size", "packing", "normalization")}
+    kept: dict[str, Any] = {k: values[k] for k in ("seq_len", "batch_size", "packing", "normalization")}
     where: dict[str, Any] = {k: values[k] for k in ("source", "options", "mixture")}
-    if data in SOURCES:
+    form = form_of(values["form"])
+    if data in (SOURCES if form is None else RECORDS):
         where = {"source": data}
     elif data is not None:
-        source = SUFFIXES.get(Path(data).suffix, "text")
+        source = "files" if form is not None else SUFFIXES.get(Path(data).suffix, "text")
         where = {"source": source, "options": {"files": data, "validation": data}}
     if data is None and values["source"] is None and values["mixture"] is None:
         raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
     reshaped = None if whole else reshaping(opened.resolved, opened.tokenizer)
-    loader = build(tokenizer=opened.tokenizer, transform=reshaped, **kept, **where).validation
+    kept |= {"transform": reshaped, "form": form, "template": opened.template}
+    loader = build(tokenizer=opened.tokenizer, **kept, **where).validation
     if loader is None:
         raise UserError("this run's data hold nothing out; name other text with --data")
     return loader, opened.resolved.values["eval"]["batch_size"] or values["batch_size"]

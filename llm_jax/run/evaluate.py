@@ -73,6 +73,12 @@ def told(judge: Judge, found: Mapping[str, Estimate]) -> str:
     return "  ".join(one(name, e) for name, e in found.items() if "/" not in name)
 
 
+def values(found: Mapping[str, Estimate]) -> dict[str, float]:
+    """Return estimates as a row of the metrics: their values, and what errors there are."""
+    errors = {f"{name}_error": e.error for name, e in found.items() if math.isfinite(e.error)}
+    return {name: e.value for name, e in found.items()} | errors
+
+
 def due(run: Run, step: int) -> bool:
     """Whether held-out data are judged after a step: every so many steps, or where so many epochs end."""
     every, epochs = run.sections.eval.every, run.sections.eval.epochs

@@ -51,6 +51,18 @@ class OpenRun:
         return tokenizers.load(self.workdir.tokenizer)
 
     @property
+    def template(self) -> str | None:
+        """How conversations are written, in jinja2's language; None where the workdir does not say."""
+        return self.workdir.template.read_text() if self.workdir.template.exists() else None
+
+    @property
+    def context(self) -> int | None:
+        """How many positions the model was made for, where the workdir says."""
+        about = read_json(self.workdir.run) if self.workdir.run.exists() else {}
+        found = about.get("imported", {}).get("context", about.get("context"))
+        return found if isinstance(found, int) else None
+
+    @property
     def stops(self) -> list[int]:
         """The ids that end a text: those of generation_config.json, of which there may be several, and the tokenizer's.
 

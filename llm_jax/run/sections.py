@@ -25,6 +25,7 @@ class Data:
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
     clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
     regular expression, which matches the client's name in a document's. None: no clients.
+    form: what is made of examples, {"name": a key of data.examples.FORMS, and its options}; None for text.
     """
 
     source: str | None = None
@@ -37,6 +38,7 @@ class Data:
     seq_len: int = 256
     clients: int | None = None
     client_pattern: str | None = None
+    form: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)

@@ -49,7 +49,7 @@ def _write(records: list[dict], folder: Path) -> None:
     (folder / FILE).write_text("".join(lines), encoding="utf-8")
 
 
-def fetched(*, split: str, name: str, held_out: float = 0.1, where: dict | None = None) -> Records | None:
+def published(*, split: str, name: str, held_out: float = 0.1, where: dict | None = None) -> Records | None:
     """The records of a published corpus, `held_out` by the hash of their values; where: only those with these values.
 
     Raises:
@@ -68,4 +68,4 @@ def fetched(*, split: str, name: str, held_out: float = 0.1, where: dict | None 
             raise UserError(f"data.options.where={where!r} leaves no record of {name!r}")
         return on_side(found, split, held_out)
 
-    return Records(fingerprint([path], "fetched", split, held_out, where), load)
+    return Records(fingerprint([path], "published", split, held_out, where), load)

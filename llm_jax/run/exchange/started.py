@@ -1,5 +1,6 @@
 """A new run that begins from the parameters of another: as they are, or as far as they fit."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,9 +9,13 @@ import numpy as np
 from llm_jax.adapt.graft import graft
 from llm_jax.adapt.headed import HEAD, Headed
 from llm_jax.core import tree
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Adapted, Model, Params, State
 from llm_jax.learn.begin import begun
 from llm_jax.run.open_run import OpenRun, abstract_params, open_run
+from llm_jax.run.sections import Data
+from llm_jax.store.files import read_json, write_json, write_text
+from llm_jax.store.workdir import Workdir
 
 
 def begun_from(new: State, model: Model, source: str | None) -> State:
@@ -40,6 +45,30 @@ def _with_head(opened: OpenRun, model: Model, fresh: Params) -> Params:
     if not isinstance(model, Headed) or getattr(opened.model, "labels", None) == model.labels:
         return _fitted(opened, model)
     return {**_fitted(opened, model.base), HEAD: fresh[HEAD]}
+
+
+def template(data: Data, began: OpenRun | None, *, resumed: bool) -> str | None:
+    """Return the chat template of a run: its own, else that of `data.form.template`, else that of where it begins.
+
+    Raises:
+        UserError: the file that the form names is not there.
+    """
+    path = None if resumed else (data.form or {}).get("template")
+    if path is None:
+        return None if began is None else began.template
+    try:
+        return Path(path).expanduser().read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.form.template={path!r} cannot be read: {error}") from None
+
+
+def inherit(workdir: Workdir, source: str | None, template: str | None) -> None:
+    """Write into a new workdir how conversations are written, and how the run that it begins from samples."""
+    if template is not None:
+        write_text(workdir.template, template)
+    generation = None if source is None else Workdir(source).generation
+    if generation is not None and generation.exists():
+        write_json(workdir.generation, read_json(generation))
 
 
 def _fitted(opened: OpenRun, model: Model) -> Params:
