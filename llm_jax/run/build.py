@@ -179,7 +179,10 @@ def headed(config: Config, plain: Model) -> Model:
     head = getattr(objective(config), "head", None)
     if head is None:
         return plain
-    return Headed(plain, labels(config) if head.classes else (), head.pooling, head.dropout)
+    names = labels(config) if head.classes else ()
+    if head.pooling == "tokens" and hasattr(plain, "tagger"):  # its states are the tags
+        return plain.tagger(names)
+    return Headed(plain, names, head.pooling, head.dropout)
 
 
 def labels(config: Config) -> tuple[str, ...]:

@@ -44,5 +44,8 @@ def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
             f"measured {measured.value:.3f}: {verdict}"
         )
     where = workdir.path
-    lines.append(f'next: python -m llm_jax sample --workdir={where} --prompt="My fellow citizens"')
+    if hasattr(run.objective, "head"):
+        lines.append(f'next: python -m llm_jax classify --workdir={where} --text="…"')
+    else:
+        lines.append(f'next: python -m llm_jax sample --workdir={where} --prompt="My fellow citizens"')
     return "\n".join(lines)
