@@ -76,6 +76,7 @@ def test_each_evaluation_has_its_line_and_its_table_and_they_are_in_the_metrics(
         said.rstrip().endswith('--text="…"') and said.count("macro mean") == 3
     )  # of what it begins from, of the second epoch, and of the last
     assert "epoch 2, step 15  held-out loss" in said and "nats/text  accuracy" in said
+    assert "step 30/30  loss 0." in said and "  accuracy " in said.split("step 30/30")[1].splitlines()[0]
     table = said[said.rindex("precision  recall") :].splitlines()
     assert [line.split()[0] for line in table[1:4]] == ["bad", "good", "macro"]
     rows = [json.loads(line) for line in (folder / "tuned/metrics.jsonl").read_text().splitlines()]
@@ -139,6 +140,8 @@ def test_what_learnt_no_labels_does_not_classify(runs, capsys):
     assert "--text is empty" in capsys.readouterr().err
     assert main(["sample", f"--workdir={folder / 'tuned'}", "--prompt=a"]) == 2
     assert "needs a decoder" in capsys.readouterr().err
+    assert main(["export", f"--workdir={folder / 'tuned'}", f"--to={folder / 'out'}"]) == 2
+    assert "learnt labels, and no format has its head" in capsys.readouterr().err
 
 
 def test_classes_that_are_not_named_are_asked_for(runs, capsys):
@@ -146,6 +149,8 @@ def test_classes_that_are_not_named_are_asked_for(runs, capsys):
     where = [f"--config={folder / 'recipe.py'}:classification", f"--workdir={folder / 'no'}"]
     assert main(["train", *where, "--config.data.form={'name': 'labelled'}"]) == 2
     assert "needs the names of the classes" in capsys.readouterr().err
+    assert main(["train", *where, "--config.objective.class_weights=[1.0, 2.0, 3.0]"]) == 2
+    assert "are 3 numbers, and data.form.classes are 2" in capsys.readouterr().err
     text = ["--config.data.source=text", f"--config.data.options={{'files': '{folder / 'text.txt'}'}}"]
     assert main(["train", *where, "--config.data.form=None", *text]) == 2
     assert "objective.name='classification' reads 'label'" in capsys.readouterr().err
