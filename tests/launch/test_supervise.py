@@ -108,7 +108,8 @@ def test_a_signal_that_comes_while_ranks_are_started_reaches_them(tmp_path, monk
         return rank
 
     monkeypatch.setattr(execute, "start", slow)
-    assert outcome(tmp_path, "trap 'exit 75' TERM; touch $FOLDER/trapped; " + WAIT) == (75, [])
+    assert outcome(tmp_path, "trap 'touch $FOLDER/saved; exit 75' TERM; touch $FOLDER/trapped; " + WAIT) == (75, [])
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_signal_between_two_starts_is_the_end(tmp_path, monkeypatch):
