@@ -1,5 +1,6 @@
 """evaluate: held-out loss, perplexity and bits per byte of a checkpoint."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def _evaluate(flags: Any) -> int:
 
     opened = open_run(flags.workdir)
     with hosts.together().active():
-        params, judge = opened.params(flags.step), evaluate.evaluator(opened.model)
+        params, judge = opened.params(flags.step), evaluate.evaluator(opened.model, opened.objective)
         if flags.pseudo:
             judge = evaluate.Judge(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
         loader, rows = _loader(opened, flags.data, whole=flags.pseudo)
@@ -61,10 +62,14 @@ def _evaluate(flags: Any) -> int:
         return 0
     step = opened.steps[-1] if flags.step is None else flags.step
     print(f"step {step}, {flags.data or 'held-out text'}")
-    width = max(14, *map(len, found))
-    for name, estimate in found.items():
+    shown = {name: estimate for name, estimate in found.items() if "/" not in name}
+    width = max(14, *map(len, shown))
+    for name, estimate in shown.items():
         unit = judge.over[name.partition(",")[0]]
-        print(f"  {name:<{width}} {estimate.value:.4f} ± {estimate.error:.4f}  over {estimate.count:,.0f} {unit}")
+        error = f" ± {estimate.error:.4f}" if math.isfinite(estimate.error) else ""
+        print(f"  {name:<{width}} {estimate.value:.4f}{error}  over {estimate.count:,.0f} {unit}")
+    if judge.table is not None:
+        print("\n" + judge.table(found))
     return 0
 
 

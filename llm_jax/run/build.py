@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.adapt import ADAPTERS
 from llm_jax.adapt.adapted import Adapted, adapted
+from llm_jax.adapt.headed import KERNEL, Headed
 from llm_jax.adapt.pack import Packing
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
@@ -89,6 +90,9 @@ class Run:
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
         model, length = self.model, self.sections.data.seq_len
+        if isinstance(model, Headed):  # its scores are those of labels: no token is predicted
+            kept = {p: d for p, d in model.declarations().items() if "vocab" not in d.axes}
+            return flops.per_token(kept, length, causal=causal)
         if not isinstance(model, Adapted):
             return flops.per_token(model.declarations(), length, causal=causal)
         declared = model.base.declarations()
@@ -102,10 +106,10 @@ def check(config: Config) -> tuple[Sections, Plan]:
         UserError: the first thing that is wrong.
     """
     values, parts = config.values, parts_of(config)
+    examples.check(parts.data, objective(config), values["objective"]["name"])
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
-    examples.check(parts.data, objective(config), values["objective"]["name"])
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches
     batch.check_judged(parts.eval.batch_size, plan.batch_shards)
     if parts.local.name == "none":  # workers have a check of their own
@@ -167,7 +171,31 @@ def model(config: Config, *, vocab_size: int) -> Model:
         values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
         values["max_positions"] = config.values["data"]["seq_len"]
-    return adaptation(config, construct(cls, values))
+    return adaptation(config, headed(config, construct(cls, values)))
+
+
+def headed(config: Config, plain: Model) -> Model:
+    """Return a model with the head that the objective of a configuration asks for, which may be none."""
+    head = getattr(objective(config), "head", None)
+    if head is None:
+        return plain
+    return Headed(plain, labels(config) if head.classes else (), head.pooling, head.dropout)
+
+
+def labels(config: Config) -> tuple[str, ...]:
+    """Return the names of the classes of a configuration.
+
+    Raises:
+        UserError: it names none.
+    """
+    made = form(config.values["data"]["form"])
+    names = tuple(getattr(made, "names", getattr(made, "classes", None)) or ())
+    if not names:
+        raise UserError(
+            f"objective.name={config.values['objective']['name']!r} needs the names of the classes: "
+            'data.form={"name": "labelled", "classes": ["…", "…"]}; numbers are for objective.name=\'regression\''
+        )
+    return names
 
 
 def adaptation(config: Config, plain: Model) -> Model:
@@ -177,7 +205,8 @@ def adaptation(config: Config, plain: Model) -> Model:
         return plain
     kind = lookup(ADAPTERS, section.name, "adapt.name")(section.rank, section.alpha, section.dropout)
     packing = None if section.pack is None else Packing(section.pack, section.pack_group)
-    return adapted(plain, kind, section.patterns, packing)
+    new = (f"^{KERNEL}$",) if isinstance(plain, Headed) else ()
+    return adapted(plain, kind, (*section.patterns, *new), packing)
 
 
 def objective(config: Config) -> Objective:

@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from llm_jax.adapt.adapted import Adapted
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Model, Params
+from llm_jax.core.types import Model, Objective, Params
 from llm_jax.learn.counting import ready
 from llm_jax.mesh import plan as plans
 from llm_jax.run import build
@@ -83,6 +83,11 @@ class OpenRun:
         """The model as it was trained: with its adapter, where it has one."""
         size = self.resolved.values["model"].get("vocab_size") or self.tokenizer.vocab_size
         return build.model(self.resolved, vocab_size=size)
+
+    @property
+    def objective(self) -> Objective:
+        """What the model was trained for."""
+        return build.objective(self.resolved)
 
     @property
     def metrics(self) -> "pandas.DataFrame":

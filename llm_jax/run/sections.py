@@ -88,15 +88,19 @@ class Expected:
 
 @dataclass(frozen=True)
 class Eval:
-    """Held-out evaluation: every so many steps (0: only at the end), on at most `batches` batches while training."""
+    """Held-out evaluation: on at most `batches` batches while training, on all at the end.
+
+    every: so many steps; epochs: or so many epochs; both 0: only at the end.
+    """
 
     every: int = 0
+    epochs: int = 0
     batches: int | None = 16
     batch_size: int | None = None
     expected: Expected = field(default_factory=Expected)
 
     def __post_init__(self) -> None:
-        checks.non_negative("eval", every=self.every)
+        checks.non_negative("eval", every=self.every, epochs=self.epochs)
         checks.positive("eval", batches=self.batches, batch_size=self.batch_size)
 
 

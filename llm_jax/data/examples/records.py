@@ -15,6 +15,7 @@ RECORDS = {
     "files": "llm_jax.data.examples.readers:files",
     "csv": "llm_jax.data.examples.readers:csv",
     "jsonl": "llm_jax.data.examples.readers:jsonl",
+    "published": "llm_jax.data.published.corpora:published",
 }
 
 

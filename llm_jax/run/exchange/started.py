@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from llm_jax.adapt.graft import graft
+from llm_jax.adapt.headed import HEAD, Headed
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Adapted, Model, Params, State
@@ -20,7 +21,8 @@ from llm_jax.store.workdir import Workdir
 def begun_from(new: State, model: Model, source: str | None) -> State:
     """Return a new state with the parameters of the workdir `source`; None leaves it as it is.
 
-    An adapter is new, beside the source's parameters; those of an adapted source are merged.
+    An adapter is new, beside the source's parameters; those of an adapted source are merged. A head for labels is new
+    too, unless the source has one for the same.
 
     Raises:
         UserError: the source is no run, or its model is another; the first differences are listed.
@@ -29,10 +31,20 @@ def begun_from(new: State, model: Model, source: str | None) -> State:
         return new
     opened = open_run(source)
     if not isinstance(model, Adapted):
-        return begun(new, _fitted(opened, model))
-    base = _fitted(opened, model.base)
+        return begun(new, _with_head(opened, model, new.params))
+    base = _with_head(opened, model.base, new.params["base"])
     where = jax.tree.map(lambda x: x.sharding, new.params)
     return begun(new, jax.jit(model.attach, out_shardings=where)(new.params, base))
+
+
+def _with_head(opened: OpenRun, model: Model, fresh: Params) -> Params:
+    """Return the parameters of a run as `model` has them; of a head for labels that the run has not, those of `fresh`.
+
+    Nothing else may be missing.
+    """
+    if not isinstance(model, Headed) or getattr(opened.model, "labels", None) == model.labels:
+        return _fitted(opened, model)
+    return {**_fitted(opened, model.base), HEAD: fresh[HEAD]}
 
 
 def template(data: Data, began: OpenRun | None, *, resumed: bool) -> str | None:
@@ -63,8 +75,9 @@ def _fitted(opened: OpenRun, model: Model) -> Params:
     """Return the parameters of a run as `model` has them, laid out by the active plan: restored at once, or grafted."""
     wanted = abstract_params(model)
     theirs, declared = opened.model.declarations(), model.declarations()
-    grown = [p for p, d in declared.items() if p in theirs and theirs[p].shape != d.shape and "vocab" in d.axes]
-    if not grown:
+    if isinstance(opened.model, Headed) and not isinstance(model, Headed):
+        theirs = opened.model.base.declarations()
+    elif not [p for p, d in declared.items() if p in theirs and theirs[p].shape != d.shape and "vocab" in d.axes]:
         return opened.params(abstract=wanted)
     found = graft(dict(opened.leaves(theirs)), declared)
     return tree.map_with_path(lambda path, w: _put(found[path], w), wanted)
