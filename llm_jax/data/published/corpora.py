@@ -26,7 +26,7 @@ def place(name: str) -> Path:
         raise UserError(
             f"data.options.name={name!r} is not known; choose one of: {choices(CORPORA)}{nearest(name, CORPORA)}"
         )
-    return cache.folder() / "fetched" / f"{name}-{cache.key(*CORPORA[name][:4])[:16]}" / FILE
+    return cache.folder() / "fetched" / f"{name}-{cache.key(*CORPORA[name][:4], version=1)[:16]}" / FILE
 
 
 def fetch(name: str) -> Path:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 HELP = "usr/share/libreoffice/help"
 LANGUAGES = {"de": "de", "fr": "fr", "zh": "zh-CN"}  # ours -> the help's
-PACKAGES = "libreoffice-help-en-us libreoffice-help-de libreoffice-help-fr libreoffice-help-zh-cn"
 PARAGRAPH = re.compile(r"(par_id|hd_id|tit)")
 
 
