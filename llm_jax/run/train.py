@@ -34,10 +34,10 @@ from llm_jax.store.workdir import Workdir
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where training ended: the step, whether that is the end of its duration, and the last full evaluation."""
+    """Where training ended and began: the steps, and the last full evaluation, {} where nothing is held out."""
 
     step: int
-    finished: bool
+    began: int
     evaluation: dict[str, Estimate]
 
 
@@ -55,7 +55,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         begun = None if saved.steps() or run.config.values["init_from"] else _begin_compiling(run)
         state, start, notes = resume.state(run, workdir, saved)
         if run.steps is not None and start >= run.steps:
-            return Outcome(start, True, {})
+            return Outcome(start, start, {})
         metrics = open_things.enter_context(closing(Metrics(workdir, start, log.tensorboard, hosts.is_first())))
         line = open_things.enter_context(closing(Line(run.steps)))
         loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
@@ -79,7 +79,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
                 break
         saved.wait()
         resume.complain(saved)
-        return Outcome(step, True, loop.evaluation)
+        return Outcome(step, start, loop.evaluation)
 
 
 def _jitted(run: Run) -> Any:

@@ -29,14 +29,15 @@ class Chat:
     on the control token that ends it. Several conversations stand side by side in a row and do not see each other.
 
     messages: name of a field with a list of {"role": system, user or assistant, "content"}; where a record has none,
-    prompt and response: names of two fields with texts. system: what the model is told before a conversation that has
-    no system message. template: path of a chat template in jinja2's language, instead of that of the run. long:
-    "error", "cut" (the end) or "drop".
+    prompt and response: names of two fields with texts, and `prefix` stands before each prompt. system: what the model
+    is told before a conversation that has no system message. template: path of a chat template in jinja2's language,
+    instead of that of the run. long: "error", "cut" (the end) or "drop".
     """
 
     messages: str = "messages"
     prompt: str = "prompt"
     response: str = "response"
+    prefix: str = ""
     system: str | None = None
     template: str | None = None
     long: str = "error"
@@ -58,7 +59,7 @@ class Chat:
             found = _messages(record, self.messages)
         elif self.prompt in record.values or self.response in record.values:
             found = [
-                {"role": "user", "content": text_of(record, self.prompt, "prompt")},
+                {"role": "user", "content": self.prefix + text_of(record, self.prompt, "prompt")},
                 {"role": "assistant", "content": text_of(record, self.response, "response")},
             ]
         else:

