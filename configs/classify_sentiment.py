@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
         "data": {
             "source": "published", "options": {"name": "sentiment", "where": {"kind": "movies"}},
             "form": {"name": "labelled", "classes": ["negative", "positive"], "long": "cut"},
-            "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 32, "seq_len": 48,
+            "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 64, "seq_len": 48,
         },
         "train": {"duration": "5 epochs"},
         "eval": {"epochs": 1, "batches": None},
