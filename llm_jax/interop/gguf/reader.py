@@ -34,6 +34,11 @@ from llm_jax.interop.source import Source
 OURS = ("general.", "tokenizer.", "quantize.", "split.")  # metadata that say nothing of the maths
 
 
+SLAB = 1 << 17
+"""Elements to dequantize at once: enough for the calls of numpy to cost little and for other threads to run meanwhile,
+few enough for a core's own cache. What a block holds does not depend on its neighbours."""
+
+
 class Tensors:
     """The tensors of a file under Hugging Face's names, float32, in Hugging Face's layout."""
 
@@ -69,9 +74,13 @@ def dequantized(path: Path, entry: Entry) -> np.ndarray:
     gguf = package()
     kind = gguf.GGMLQuantizationType(entry.kind)
     block, size = gguf.GGML_QUANT_SIZES[kind]
-    raw = np.fromfile(path, np.uint8, entry.end - entry.begin, offset=entry.begin)
-    values = gguf.dequantize(raw.reshape(*entry.shape[:-1], entry.shape[-1] // block * size), kind)
-    return np.asarray(values, np.float32).reshape(entry.shape)
+    raw = np.fromfile(path, np.uint8, entry.end - entry.begin, offset=entry.begin).reshape(-1, size)
+    values = np.empty((len(raw), block), np.float32)
+    step = max(1, SLAB // block)
+    for i in range(0, len(raw), step):
+        slab = raw[i : i + step].reshape(1, -1)
+        values[i : i + step] = gguf.dequantize(slab, kind).reshape(-1, block)
+    return values.reshape(entry.shape)
 
 
 def source(path: Path) -> Source:
