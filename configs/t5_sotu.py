@@ -1,5 +1,8 @@
 """A small T5 v1.1 that restores hidden spans of the State of the Union speeches.
 
+Measured with the command below: 5.196 held-out nats a target token, sentinels included: 400 steps are the beginning of
+the training of an encoder-decoder.
+
 python -m llm_jax train --config=configs/t5_sotu.py --workdir=runs/t5
 """
 

@@ -25,6 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--draws", type=int, default=None, help="of a bound, the importance-weighted estimate beside it"
     )
+    parser.add_argument("--pseudo", action="store_true", help="of an encoder: hide each token in turn (slow)")
     add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     if overrides:
@@ -38,8 +39,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _evaluate(flags: Any) -> int:
-    from llm_jax.evals import importance
+    from llm_jax.evals import importance, pseudo
     from llm_jax.mesh import hosts
+    from llm_jax.objectives.masked import mask_of
     from llm_jax.run import evaluate
     from llm_jax.run.generate import latent
     from llm_jax.run.open_run import open_run
@@ -47,7 +49,9 @@ def _evaluate(flags: Any) -> int:
     opened = open_run(flags.workdir)
     with hosts.together().active():
         params, judge = opened.params(flags.step), evaluate.evaluator(opened.model)
-        loader, rows = _loader(opened, flags.data)
+        if flags.pseudo:
+            judge = evaluate.Judge(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
+        loader, rows = _loader(opened, flags.data, whole=flags.pseudo)
         found = evaluate.held_out(judge, params, loader, rows, flags.batches)
         if flags.draws is not None:
             weighted = evaluate.Judge(importance.evaluator(latent(opened.model), flags.draws))
@@ -64,8 +68,8 @@ def _evaluate(flags: Any) -> int:
     return 0
 
 
-def _loader(opened: "OpenRun", data: str | None) -> tuple["Loader", int]:
-    """Return the loader of what to evaluate on, and the rows of a batch.
+def _loader(opened: "OpenRun", data: str | None, *, whole: bool) -> tuple["Loader", int]:
+    """Return the loader of what to evaluate on, and the rows of a batch; `whole` texts are not reshaped.
 
     Raises:
         UserError: nothing is held out, or the data are not there.
@@ -84,7 +88,7 @@ def _loader(opened: "OpenRun", data: str | None) -> tuple["Loader", int]:
         where = {"source": source, "options": {"files": data, "validation": data}}
     if data is None and values["source"] is None and values["mixture"] is None:
         raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
-    reshaped = reshaping(opened.resolved, opened.tokenizer)
+    reshaped = None if whole else reshaping(opened.resolved, opened.tokenizer)
     loader = build(tokenizer=opened.tokenizer, transform=reshaped, **kept, **where).validation
     if loader is None:
         raise UserError("this run's data hold nothing out; name other text with --data")

@@ -29,6 +29,7 @@ FIELDS = {
     "mamba2": "llm_jax.interop.names.mamba2:FIELDS",
     "mistral": "llm_jax.interop.names.mistral:FIELDS",
     "mixtral": "llm_jax.interop.names.moe.mixtral:FIELDS",
+    "modernbert": "llm_jax.interop.names.encoder.modernbert:FIELDS",
     "olmo2": "llm_jax.interop.names.olmo2:FIELDS",
     "phi3": "llm_jax.interop.names.phi3:FIELDS",
     "qwen2": "llm_jax.interop.names.qwen2:FIELDS",

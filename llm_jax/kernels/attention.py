@@ -37,7 +37,7 @@ def plain(
         causal: query t sees keys up to slot offset + t.
         offset: the slot of the first query (that of a cache's end), static or traced.
         segments: numbers of queries and keys; a query sees only keys of its own number.
-        window: a query sees at most this many keys back, itself included.
+        window: a query sees at most this many keys back, itself included; as many ahead, where it sees later ones.
         scale: default K^-1/2.
         softcap: c · tanh(scores / c) before the mask (Gemma 2).
         sinks: of each head, the score of one more key whose value is zero (gpt-oss).
@@ -126,6 +126,8 @@ def visible(
         conditions.append(distance >= 0)
     if window is not None:
         conditions.append(distance < window)
+        if not causal:
+            conditions.append(distance > -window)
     if segments is not None:
         conditions.append((segments[0][:, :, None] == segments[1][:, None, :])[:, None, None])
     return reduce(jnp.logical_and, conditions) if conditions else None
@@ -168,7 +170,8 @@ def blockwise(
     for start in range(0, T, span):
         stop = min(start + span, T)
         first = max(0, offset + start - window + 1) if window is not None else 0
-        last = min(S, offset + stop) if causal else S
+        ahead = 0 if causal else S if window is None else window - 1
+        last = min(S, offset + stop + ahead)
         seen = None if segments is None else (segments[0][:, start:stop], segments[1][:, first:last])
         parts.append(one(q[:, start:stop], k[:, first:last], v[:, first:last], offset + start - first, seen))
     return jnp.concatenate(parts, axis=1)

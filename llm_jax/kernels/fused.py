@@ -80,10 +80,9 @@ def _splash(
 
     T, H, K = q.shape[1:]
     q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
-    after = 0 if causal else None
     one: Any = masks.CausalMask((T, T)) if causal else masks.FullMask((T, T))
     if window is not None:
-        one = masks.LocalMask((T, T), (window - 1, after), 0)
+        one = masks.LocalMask((T, T), (window - 1, 0 if causal else window - 1), 0)
     block = next(n for n in (512, 384, 256, LANES) if T % n == 0)
     sizes = kernels.BlockSizes(
         block_q=block, block_kv=block, block_kv_compute=block, block_q_dkv=block, block_kv_dkv=block,

@@ -17,6 +17,7 @@ MODELS = {
     "mamba2": "llm_jax.models.recurrent.mamba2:Mamba2",
     "mistral": "llm_jax.models.decoder.mistral:Mistral",
     "mixtral": "llm_jax.models.moe.mixtral:Mixtral",
+    "modernbert": "llm_jax.models.encoder.modernbert:ModernBert",
     "ngram": "llm_jax.models.classical.ngram:Ngram",
     "olmo2": "llm_jax.models.decoder.olmo2:Olmo2",
     "phi3": "llm_jax.models.decoder.phi3:Phi3",

@@ -71,9 +71,9 @@ class SelfAttention(nn.Module):
 
     wavelengths: rotary `Frequencies`, of up to K/2 pairs. amplitude: by how much turned queries and keys are longer.
     norm: epsilon of an RMSNorm (or norm_kind) of each query and key, or, with joint_norm, of those of all heads as one
-    vector. window: tokens that each sees. sinks: whether each head has the score of a key of no value. scale: of the
-    scores, default K^-1/2. out_bias: whether the result has a bias, default as the others. softcap: scores are
-    softcap · tanh(scores / softcap). causal: whether a token sees no later ones.
+    vector. window: tokens that each sees, and as many ahead where later ones are seen. sinks: whether each head has the
+    score of a key of no value. scale: of the scores, default K^-1/2. out_bias: whether the result has a bias, default
+    as the others. softcap: scores are softcap · tanh(scores / softcap). causal: whether a token sees no later ones.
     """
 
     num_heads: int

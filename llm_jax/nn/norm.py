@@ -77,14 +77,16 @@ rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` with its scale and bias."""
+    """`layer_norm` with its scale and, by default, its bias."""
 
     eps: float = 1e-5
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         scale = weight(self, "scale", x.shape[-1:], ("embed",), ones)
-        return layer_norm(x, scale, weight(self, "bias", x.shape[-1:], ("embed",), zeros), self.eps)
+        bias = weight(self, "bias", x.shape[-1:], ("embed",), zeros) if self.bias else None
+        return layer_norm(x, scale, bias, self.eps)
 
 
 class RmsNorm(nn.Module):

@@ -21,6 +21,11 @@ NOISE, ORDER = 0x4D41534B, 0x4F524452  # what the random numbers are for
 MASK = "[MASK]", "<mask>"
 
 
+def mask_of(words: Tokenizer) -> int:
+    """Return the id that hides a token: the tokenizer's own, or the one after its last."""
+    return next((words.added[name].id for name in MASK if name in words.added), words.vocab_size)
+
+
 @dataclass(frozen=True)
 class Masked:
     """The section `objective`.
@@ -43,7 +48,7 @@ class Masked:
 
     def transform(self, words: Tokenizer, seq_len: int, seed: int) -> Transform:
         """Return what hides tokens of each row; the mask is the tokenizer's own, or the id after its last."""
-        mask = next((words.added[name].id for name in MASK if name in words.added), words.vocab_size)
+        mask = mask_of(words)
         begins = word_starts(words) if self.whole_words else None
 
         def corrupted(fields: Fields, numbers: np.ndarray) -> Fields:

@@ -61,7 +61,7 @@ def test_nf4_has_the_levels_of_the_paper():
     np.testing.assert_allclose(NF4, wanted, atol=2e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [f if f == "nf4" else pytest.param(f, marks=pytest.mark.exhaustive) for f in FORMS])
 def test_what_is_packed_stays_to_the_bit_and_its_adapter_learns(form):
     both = packed(form)
     learner = descent(both, Causal(), transformation("sgd", 0.5))

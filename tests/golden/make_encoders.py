@@ -1,10 +1,12 @@
-"""Make encoders/CASE.npz: tiny random BERT and RoBERTa of Hugging Face `transformers`, with logits and gradients.
+"""Make encoders/CASE.npz: tiny random encoders of Hugging Face `transformers`, with logits and gradients.
 
-Run with torch and transformers installed: python tests/golden/make_encoders.py. A file is as those of make_decoders,
-and has also `mask`, which tokens are real, `types`, and, of BERT, `order`: the scores of the sentence-level head.
+Run with torch and transformers installed: python tests/golden/make_encoders.py [CASE …]. A file is as those of
+make_decoders, and has also `mask`, which tokens are real, `types`, and, of BERT, `order`: the scores of the sentence-
+level head.
 """
 
 import json
+import sys
 
 import numpy as np
 import torch
@@ -16,6 +18,20 @@ TINY = {
 }  # fmt: skip
 CASES = {
     "bert": ("BertForPreTraining", TINY | {"max_position_embeddings": 9, "type_vocab_size": 3}),
+    "modernbert": (
+        "ModernBertForMaskedLM",
+        TINY
+        | {
+            "num_hidden_layers": 5,
+            "local_attention": 4,
+            "global_attn_every_n_layers": 2,
+            "pad_token_id": 1,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "cls_token_id": None,
+            "sep_token_id": None,
+        },
+    ),
     "roberta": ("RobertaForMaskedLM", TINY | {"max_position_embeddings": 11, "type_vocab_size": 1}),
 }
 
@@ -32,9 +48,10 @@ def encoder(name: str, fields: dict) -> dict[str, np.ndarray]:
     mask = torch.ones(2, 9, dtype=torch.long)
     mask[1, 6:] = 0
     tokens[mask == 0] = 1  # the padding of RoBERTa
-    types = torch.randint(0, fields["type_vocab_size"], (2, 9))
-    out = model(tokens, attention_mask=mask, token_type_ids=types)
-    logits = out.logits if name.startswith("Roberta") else out.prediction_logits
+    types = torch.randint(0, fields.get("type_vocab_size", 1), (2, 9))
+    more = {"token_type_ids": types} if "type_vocab_size" in fields else {}
+    out = model(tokens, attention_mask=mask, **more)
+    logits = out.prediction_logits if name.startswith("Bert") else out.logits
     loss = torch.nn.functional.cross_entropy(logits[mask == 1], targets[mask == 1])
     arrays = {"tokens": tokens, "targets": targets, "mask": mask, "types": types, "logits": logits}
     if name.startswith("Bert"):
@@ -49,5 +66,6 @@ def encoder(name: str, fields: dict) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    for case, made in CASES.items():
+    for case in sys.argv[1:] or CASES:
+        made = CASES[case]
         np.savez_compressed(HERE / "encoders" / f"{case}.npz", **encoder(*made))

@@ -18,6 +18,7 @@ MODELS_OF = {
     "mamba2": FIELDS | {"state_dim": 4, "num_groups": 3, "tied": False},
     "mistral": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "window": 2},
     "mixtral": FIELDS | MOE | {"num_kv_heads": 1},
+    "modernbert": {k: v for k, v in FIELDS.items() if k != "head_dim"} | {"num_layers": 5, "mlp_dim": 18},
     "olmo2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "phi3": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "window": 2},
     "qwen2": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},

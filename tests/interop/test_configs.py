@@ -134,6 +134,8 @@ VALUES = {
                "num_groups": 3, "conv_width": 3, "tied": True, "norm_eps": 1e-3},
     "mistral": LIKE_LLAMA | {"window": 5},
     "mixtral": MOE | ROPE | {"num_kv_heads": 2, "head_dim": 6, "window": 5},
+    "modernbert": {"vocab_size": 11, "num_layers": 5, "embed_dim": 12, "num_heads": 2, "mlp_dim": 10, "window": 6,
+                   "global_every": 2, "theta": 55.0, "local_theta": 44.0, "norm_eps": 1e-3},
     "olmo2": LIKE_LLAMA,
     "phi3": {k: v for k, v in LIKE_LLAMA.items() if k not in ROPE} | ROPES["longrope"] | {
         "window": 5, "dropout": 0.2, "rotary": 0.75, "rope.short": [1.0, 2.0], "rope.long": [3.0, 4.0], "head_dim": 6},

@@ -66,6 +66,14 @@ def test_blockwise_is_plain(blocks, options):
     both(lambda *x: blockwise(*x, block=8, **options), lambda *x: plain(*x, **options), T)
 
 
+def test_a_window_without_causality_reaches_as_far_ahead_as_back():
+    q, k, v, _ = arrays(23, G=4)
+    near = np.abs(np.arange(23)[:, None] - np.arange(23)) < 4
+    wanted = jax.nn.dot_product_attention(q, k, v, mask=near[None, None])
+    for found in (plain(q, k, v, causal=False, window=4), blockwise(q, k, v, causal=False, window=4, block=8)):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
 def formula(q, k, v, *, allowed, scale=6**-0.5, softcap=None):
     """softmax(scale · q kᵀ) v, written down for autodiff."""
     scores = scale * jnp.einsum("bthk,bshk->bhts", q, jnp.repeat(k, 2, axis=2))

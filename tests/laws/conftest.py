@@ -15,7 +15,7 @@ from llm_jax.models.moe.deepseek_v3 import Latent, Selection
 from llm_jax.nn.initial import ones
 from llm_jax.nn.moe.router import Moe
 from llm_jax.nn.rotary import Yarn
-from tests.laws.kinds import KINDS
+from tests.laws.kinds import KINDS, TWINS
 
 _SMALL = {"vocab_size": 40, "num_layers": 2, "embed_dim": 16, "num_heads": 4}
 
@@ -41,6 +41,7 @@ TINY = {
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
     "bert": _SMALL | {"max_positions": 24, "mlp_dim": 24},
     "roberta": _SMALL | {"max_positions": 24, "mlp_dim": 24},
+    "modernbert": _SMALL | {"mlp_dim": 8, "num_layers": 3, "window": 4, "global_every": 2},
     "gemma": _SMALL | {"num_kv_heads": 2, "head_dim": 6},
     "gemma2": _SMALL | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "window": 4, "num_layers": 3},
     "gemma3": _SMALL
@@ -70,7 +71,10 @@ def pytest_generate_tests(metafunc):
     named = any("family" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
     if "family" in metafunc.fixturenames and not named:
         kind = metafunc.definition.get_closest_marker("of")
-        metafunc.parametrize("family", KINDS[kind.args[0] if kind else "all"])
+        families = KINDS[kind.args[0] if kind else "all"]
+        metafunc.parametrize(
+            "family", [pytest.param(f, marks=pytest.mark.exhaustive if f in TWINS else ()) for f in families]
+        )
 
 
 @pytest.fixture

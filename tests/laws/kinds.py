@@ -21,6 +21,7 @@ KINDS = {
     "deep": _outside("classical", "latent"),  # a stack of layers with dropout, on any mesh
     "encoder": _inside("encoder"),  # every token sees the whole text
     "latent": _inside("latent"),  # a text is drawn from a vector
-    "packed": _outside("latent"),  # several texts in a row, none of which sees another
+    "packed": _outside("encoder", "latent"),  # several texts in a row, none of which sees another; parts of them too
     "split": sorted([*_inside("decoder", "gemma", "moe"), "mamba2"]),  # a text may be split over devices
 }
+TWINS = {"gru", "roberta"}  # the code of lstm with another cell, of bert with other defaults: with all laws alone

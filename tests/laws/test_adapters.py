@@ -50,7 +50,7 @@ def logits(model):
     return jax.jit(lambda params, batch: model.apply(params, batch).logits)
 
 
-@over_families("deep", ("llama", "mixtral"))
+@over_families("deep", ("llama",))
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_at_the_beginning_it_is_the_model_and_merged_it_is_what_it_is_apart(model, params, name):
     both = over(model, name)

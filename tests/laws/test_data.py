@@ -29,7 +29,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.fixture(scope="module", params=[(p, m) for p in PACKINGS for m in ("single", "mixture")], ids="-".join)
+KINDS = [(p, m) for p in PACKINGS for m in ("single", "mixture") if (p, m) != ("contiguous", "mixture")]  # refused
+
+
+@pytest.fixture(scope="module", params=KINDS, ids="-".join)
 def make(request, folder):
     packing, kind = request.param
     one, two = write(folder / "one.txt", 0, 300), write(folder / "two.txt", 300, 400)
@@ -46,7 +49,8 @@ def test_batches_are_a_function_of_seed_and_step(make):
     first, second, other = make(seed=1).train, make(seed=1).train, make(seed=2).train
     for step in (0, 1, 10_000, 3, 10**9):
         assert same(first.batch(step), second.batch(step))
-        assert not np.array_equal(first.batch(step)["tokens"], other.batch(step)["tokens"])
+        if "positions" not in first.batch(step) or "segments" in first.batch(step):  # of rows in a drawn order
+            assert not np.array_equal(first.batch(step)["tokens"], other.batch(step)["tokens"])
 
 
 def test_a_resumed_run_sees_what_an_uninterrupted_one_would(make):

@@ -104,7 +104,7 @@ def test_one_mask_drops_the_same_features_in_all_steps_of_a_row(name):
     assert len({row.tobytes() for row in kept[:, 0]}) == 4
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=["lstm", pytest.param("gru", marks=pytest.mark.exhaustive)])
 def model(request):
     return FAMILIES[request.param](vocab_size=V, embed_dim=16)
 

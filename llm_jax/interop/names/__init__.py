@@ -32,6 +32,7 @@ NAMES = {
     "mamba2": "llm_jax.interop.names.mamba2:NAMES",
     "mistral": "llm_jax.interop.names.mistral:NAMES",
     "mixtral": "llm_jax.interop.names.moe.mixtral:NAMES",
+    "modernbert": "llm_jax.interop.names.encoder.modernbert:NAMES",
     "olmo2": "llm_jax.interop.names.olmo2:NAMES",
     "phi3": "llm_jax.interop.names.phi3:NAMES",
     "qwen2": "llm_jax.interop.names.qwen2:NAMES",
