@@ -1,7 +1,4 @@
-"""A GGUF file as a source: its tensors and metadata in the words of Hugging Face, dequantized tensor by tensor.
-
-The numbers are dequantized by the `gguf` package.
-"""
+"""A GGUF file as a source: its tensors and metadata in the words of Hugging Face, dequantized tensor by tensor."""
 
 import math
 from collections import Counter
@@ -25,18 +22,14 @@ from llm_jax.interop.gguf.architectures import (
     heads_of,
     places,
 )
-from llm_jax.interop.gguf.header import Entry, Header, package
+from llm_jax.interop.gguf.blocks import dequantized
+from llm_jax.interop.gguf.header import Entry, Header
 from llm_jax.interop.gguf.tokens import generation_of, tokenizer_of
 from llm_jax.interop.names import NAMES, NameMap
 from llm_jax.interop.safetensors import Info
 from llm_jax.interop.source import Source
 
 OURS = ("general.", "tokenizer.", "quantize.", "split.")  # metadata that say nothing of the maths
-
-
-SLAB = 1 << 17
-"""Elements to dequantize at once: enough for the calls of numpy to cost little and for other threads to run meanwhile,
-few enough for a core's own cache. What a block holds does not depend on its neighbours."""
 
 
 class Tensors:
@@ -67,20 +60,6 @@ class Tensors:
             begin = entry.begin + place.expert * size
             entry = Entry(entry.shape[1:], entry.kind, begin, begin + size)
         return from_file(dequantized(self._path, entry), place.name, self._form, self._heads)
-
-
-def dequantized(path: Path, entry: Entry) -> np.ndarray:
-    """Return what lies at an entry, float32."""
-    gguf = package()
-    kind = gguf.GGMLQuantizationType(entry.kind)
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    raw = np.fromfile(path, np.uint8, entry.end - entry.begin, offset=entry.begin).reshape(-1, size)
-    values = np.empty((len(raw), block), np.float32)
-    step = max(1, SLAB // block)
-    for i in range(0, len(raw), step):
-        slab = raw[i : i + step].reshape(1, -1)
-        values[i : i + step] = gguf.dequantize(slab, kind).reshape(-1, block)
-    return values.reshape(entry.shape)
 
 
 def source(path: Path) -> Source:
