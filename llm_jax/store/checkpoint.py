@@ -111,6 +111,8 @@ class Checkpoints:
     ) -> None:
         """Save a step whose arrays come one by one, before this returns: two of them are in memory, at most.
 
+        Only a program of one process may: there the arrays are whole.
+
         Args:
             step: a whole number from 0.
             forms: path -> shape and dtype of each array, in the order of the tree.

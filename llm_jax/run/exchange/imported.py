@@ -70,7 +70,7 @@ def import_run(
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
     if words is not None:
         build.check_vocabulary(config.values["model"]["vocab_size"], words)
-    construct(Mesh, config.values["mesh"])
+    construct(Mesh, config.values["mesh"])  # refuses what is no mesh; its devices need not be here
     declared = _declared(model)
     shapes = {path: d.shape for path, d in declared.items()}
     names = numbered(lookup(NAMES, described.family, "family"), model)
