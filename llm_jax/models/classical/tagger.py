@@ -38,7 +38,7 @@ class Tagger:
         """Counts of first tags, of tags after tags, of tokens of tags, and how many pairs of the last occur."""
         C, V = len(self.labels), self.vocab_size
         shapes = {"start": (C,), "transition": (C, C), "emission": (C, V), "distinct": ()}
-        return {name: Declaration(shape, (None,) * len(shape), zeros) for name, shape in shapes.items()}
+        return {name: Declaration(shape, (None,) * len(shape), zeros, dtype="int32") for name, shape in shapes.items()}
 
     def init(self, key: Key) -> Params:
         """Nothing is counted yet."""
@@ -49,11 +49,11 @@ class Tagger:
         tokens, begins, inside = words(batch)
         tags = _carried(jnp.asarray(batch["tags"], jnp.int32), begins)
         before, follows = jnp.roll(tags, 1, axis=1), jnp.roll(inside, 1, axis=1).at[:, 0].set(False)
-        one = jnp.float32(1)
+        one = jnp.int32(1)
         start = params["start"].at[tags].add(jnp.where(begins & ~follows, one, 0))
         transition = params["transition"].at[before, tags].add(jnp.where(begins & follows, one, 0))
         emission = params["emission"].at[tags, tokens].add(jnp.where(inside, one, 0))
-        found = (emission > 0).sum().astype(jnp.float32)
+        found = (emission > 0).sum().astype(jnp.int32)
         return {"start": start, "transition": transition, "emission": emission, "distinct": found}
 
     def ready(self, params: Params) -> Params:
