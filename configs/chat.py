@@ -26,6 +26,7 @@ SYNOPSES = {
         "name": "chat", "prompt": "source", "response": "target", "long": "drop",
         "prefix": "Say in one line what this package is.\n\n",
     },
+    "batch_size": 2, "seq_len": 384,
 }  # fmt: skip
 
 
@@ -45,8 +46,8 @@ def get_config(kind: str = "lora") -> ConfigDict:
             "schedule": {"name": "cosine", "warmup_steps": 5},
         },
         "data": {"tokenizer": {"name": "huggingface"}, "batch_size": 4, "seq_len": 512, **data},
-        "train": {"duration": "60 steps" if kind == "synopses" else "1 epoch"},
-        "eval": {"every": 30, "batches": 4},
-        "checkpoint": {"every": 30},
+        "train": {"duration": "40 steps" if kind == "synopses" else "1 epoch"},
+        "eval": {"every": 20, "batches": 4},
+        "checkpoint": {"every": 20},
         "log": {"every": 5},
     })  # fmt: skip
