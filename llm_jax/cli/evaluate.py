@@ -1,6 +1,7 @@
 """evaluate: held-out loss, perplexity and bits per byte of a checkpoint; or what it writes, beside references."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +109,7 @@ def _evaluate(flags: Any) -> int:
 
     opened = open_run(flags.workdir)
     with hosts.together().active():
-        params, judge = opened.params(flags.step), evaluate.evaluator(opened.model)
+        params, judge = opened.params(flags.step), evaluate.evaluator(opened.model, opened.objective)
         if flags.pseudo:
             judge = evaluate.Judge(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
         loader, rows = _loader(opened, flags.data, whole=flags.pseudo)
@@ -120,10 +121,14 @@ def _evaluate(flags: Any) -> int:
     if not hosts.is_first():
         return 0
     print(f"step {_step(opened, flags)}, {flags.data or 'held-out text'}")
-    width = max(14, *map(len, found))
-    for name, estimate in found.items():
+    shown = {name: estimate for name, estimate in found.items() if "/" not in name}
+    width = max(14, *map(len, shown))
+    for name, estimate in shown.items():
         unit = judge.over[name.partition(",")[0]]
-        print(f"  {name:<{width}} {estimate.value:.4f} ± {estimate.error:.4f}  over {estimate.count:,.0f} {unit}")
+        error = f" ± {estimate.error:.4f}" if math.isfinite(estimate.error) else ""
+        print(f"  {name:<{width}} {estimate.value:.4f}{error}  over {estimate.count:,.0f} {unit}")
+    if judge.table is not None:
+        print("\n" + judge.table(found))
     return 0
 
 
@@ -134,21 +139,25 @@ def _loader(opened: "OpenRun", data: str | None, *, whole: bool) -> tuple["Loade
         UserError: nothing is held out, or the data are not there.
     """
     from llm_jax.data.build import build
+    from llm_jax.data.examples.records import RECORDS
     from llm_jax.data.sources import SOURCES
+    from llm_jax.run.build import form as form_of
     from llm_jax.run.build import reshaping
 
     values = opened.resolved.values["data"]
-    kept = {k: values[k] for k in ("seq_len", "batch_size", "packing", "normalization")}
+    kept: dict[str, Any] = {k: values[k] for k in ("seq_len", "batch_size", "packing", "normalization")}
     where: dict[str, Any] = {k: values[k] for k in ("source", "options", "mixture")}
-    if data in SOURCES:
+    form = form_of(values["form"])
+    if data in (SOURCES if form is None else RECORDS):
         where = {"source": data}
     elif data is not None:
-        source = SUFFIXES.get(Path(data).suffix, "text")
+        source = "files" if form is not None else SUFFIXES.get(Path(data).suffix, "text")
         where = {"source": source, "options": {"files": data, "validation": data}}
     if data is None and values["source"] is None and values["mixture"] is None:
         raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
     reshaped = None if whole else reshaping(opened.resolved, opened.tokenizer)
-    loader = build(tokenizer=opened.tokenizer, transform=reshaped, **kept, **where).validation
+    kept |= {"transform": reshaped, "form": form, "template": opened.template}
+    loader = build(tokenizer=opened.tokenizer, **kept, **where).validation
     if loader is None:
         raise UserError("this run's data hold nothing out; name other text with --data")
     return loader, opened.resolved.values["eval"]["batch_size"] or values["batch_size"]

@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from llm_jax.adapt.adapted import Adapted
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Model, Params
+from llm_jax.core.types import Model, Objective, Params
 from llm_jax.learn.counting import ready
 from llm_jax.mesh import plan as plans
 from llm_jax.run import build
@@ -51,6 +51,18 @@ class OpenRun:
         return tokenizers.load(self.workdir.tokenizer)
 
     @property
+    def template(self) -> str | None:
+        """How conversations are written, in jinja2's language; None where the workdir does not say."""
+        return self.workdir.template.read_text() if self.workdir.template.exists() else None
+
+    @property
+    def context(self) -> int | None:
+        """How many positions the model was made for, where the workdir says."""
+        about = read_json(self.workdir.run) if self.workdir.run.exists() else {}
+        found = about.get("imported", {}).get("context", about.get("context"))
+        return found if isinstance(found, int) else None
+
+    @property
     def stops(self) -> list[int]:
         """The ids that end a text: those of generation_config.json, of which there may be several, and the tokenizer's.
 
@@ -84,6 +96,11 @@ class OpenRun:
         """The model as it was trained: with its adapter, where it has one."""
         size = self.resolved.values["model"].get("vocab_size") or self.tokenizer.vocab_size
         return build.model(self.resolved, vocab_size=size)
+
+    @property
+    def objective(self) -> Objective:
+        """What the model was trained for."""
+        return build.objective(self.resolved)
 
     @property
     def metrics(self) -> "pandas.DataFrame":

@@ -4,7 +4,7 @@ import math
 
 from llm_jax.adapt.adapted import Adapted
 from llm_jax.run.build import Run
-from llm_jax.run.evaluate import told
+from llm_jax.run.evaluate import evaluator, told
 from llm_jax.run.train import Outcome
 from llm_jax.store.workdir import Workdir
 
@@ -34,7 +34,7 @@ def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
     """Return the lines that a run ends with: what was measured beside what was expected, and what to try next."""
     if not outcome.evaluation:
         return f"step {outcome.step}: already finished; nothing to do in {workdir.path}"
-    lines = [f"finished at step {outcome.step}: {told(run.model, outcome.evaluation)}"]
+    lines = [f"finished at step {outcome.step}: {told(evaluator(run.model, run.objective), outcome.evaluation)}"]
     expected, measured = run.sections.eval.expected, outcome.evaluation.get("bits_per_byte")
     if expected.bits_per_byte is not None and measured is not None:
         gap = measured.value - expected.bits_per_byte

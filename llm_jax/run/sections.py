@@ -26,6 +26,7 @@ class Data:
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
     clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
     regular expression, which matches the client's name in a document's. None: no clients.
+    form: what is made of examples, {"name": a key of data.examples.FORMS, and its options}; None for text.
     """
 
     source: str | None = None
@@ -38,6 +39,7 @@ class Data:
     seq_len: int = 256
     clients: int | None = None
     client_pattern: str | None = None
+    form: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
@@ -87,15 +89,19 @@ class Expected:
 
 @dataclass(frozen=True)
 class Eval:
-    """Held-out evaluation: every so many steps (0: only at the end), on at most `batches` batches while training."""
+    """Held-out evaluation: on at most `batches` batches while training, on all at the end.
+
+    every: so many steps; epochs: or so many epochs; both 0: only at the end.
+    """
 
     every: int = 0
+    epochs: int = 0
     batches: int | None = 16
     batch_size: int | None = None
     expected: Expected = field(default_factory=Expected)
 
     def __post_init__(self) -> None:
-        checks.non_negative("eval", every=self.every)
+        checks.non_negative("eval", every=self.every, epochs=self.epochs)
         checks.positive("eval", batches=self.batches, batch_size=self.batch_size)
 
 

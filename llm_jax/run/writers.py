@@ -34,7 +34,8 @@ class Metrics:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if self._board:
-            for name, value in values.items():
+            for name in (n for n in values if n.count("/") < 2):  # not of pairs of classes
+                value = values[name]
                 self._events().add_scalar(f"{split}/{name}", value, step)
 
     def _events(self) -> Any:

@@ -1,0 +1,120 @@
+"""A model with a head beside its own: a linear map of the states of a text, pooled or each by itself, to scores.
+
+Parameters are those of the model, by the same paths, and `label_head/kernel` and `label_head/bias`: whatever reads the
+model's parameters by their paths (optimizer groups, freezing, adapters, `init_from`) finds them where they were.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax.numpy as jnp
+
+from llm_jax.core import checks, keys
+from llm_jax.core.table import UserError, choices, nearest
+from llm_jax.core.types import Array, Batch, Declaration, Decodes, Key, Model, Outputs, Params
+from llm_jax.mesh.place import gathered, place
+from llm_jax.nn.declare import initialize
+from llm_jax.nn.dropout import dropout
+from llm_jax.nn.initial import normal, zeros
+from llm_jax.nn.linear import linear
+
+HEAD = "label_head"
+KERNEL, BIAS = PATHS = (f"{HEAD}/kernel", f"{HEAD}/bias")
+INIT = normal(0.02)
+
+
+def last(real: Array) -> Array:
+    """The last token of each text."""
+    at = jnp.arange(real.shape[1])
+    return real & (at == jnp.max(jnp.where(real, at, -1), axis=1, keepdims=True))
+
+
+def first(real: Array) -> Array:
+    """The first token of each text."""
+    at, T = jnp.arange(real.shape[1]), real.shape[1]
+    return real & (at == jnp.min(jnp.where(real, at, T), axis=1, keepdims=True))
+
+
+def mean(real: Array) -> Array:
+    """All tokens of each text alike."""
+    return real / jnp.maximum(real.sum(1, keepdims=True), 1)
+
+
+# Where no token is padding, bool [B,T] -> what each token counts in the state of its text, [B,T].
+POOLINGS: dict[str, Callable[[Array], Array]] = {"first": first, "last": last, "mean": mean}
+
+
+@dataclass(frozen=True)
+class Headed:
+    """A model whose outputs have `extras["scores"]`, float32: [B,C] of texts, [B,T,C] of tokens.
+
+    labels: names of the classes; none of a number, which has one score. pooling: a key of `POOLINGS`, "tokens" for
+    scores of each token, or None: the last token of a model that reads from left to right, else the mean. dropout: of
+    what the head reads. Sizes and `stacks` that a family has beside what a `Model` has are those of `base`; its other
+    methods are not: a model with a head is for labels alone.
+    """
+
+    base: Model
+    labels: tuple[str, ...]
+    pooling: str | None = None
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = (*POOLINGS, "tokens")
+        if self.pooling is not None and self.pooling not in known:
+            raise UserError(
+                f"objective.pooling={self.pooling!r} is not known; choose one of: {choices(known)}"
+                f"{nearest(self.pooling, known)}"
+            )
+        checks.fraction("objective", dropout=self.dropout)
+        if not isinstance(getattr(self.base, "embed_dim", None), int):
+            raise UserError(
+                f"model.name={type(self.base).__name__.lower()!r} has no hidden states of a width, which a head reads"
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "base":
+            raise AttributeError(name)
+        value = getattr(self.base, name)
+        if callable(value) and name != "stacks":
+            raise AttributeError(name)
+        return value
+
+    def declarations(self) -> dict[str, Declaration]:
+        """Every parameter by path: the model's own, and those of the head."""
+        C = max(1, len(self.labels))
+        head = Declaration((self.base.embed_dim, C), ("embed", None), INIT)  # type: ignore[attr-defined]  # checked above
+        return {**self.base.declarations(), KERNEL: head, BIAS: Declaration((C,), (None,), zeros)}
+
+    def init(self, key: Key) -> Params:
+        """Initial values: the model's own, a head of normal(0.02) and no bias."""
+        return {**self.base.init(key), **self.fresh(key)}
+
+    def fresh(self, key: Key) -> Params:
+        """Initial values of the head alone."""
+        declared = self.declarations()
+        return initialize({path: declared[path] for path in PATHS}, key)
+
+    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
+        """Outputs of a whole batch."""
+        out, head = self.base.apply(params, batch, key=key), params[HEAD]
+        states = out.hidden if self.pooled == "tokens" else self._pool(out.hidden, batch)[:, None]
+        states = dropout(states, self.dropout, None if key is None else keys.fold(key, HEAD))
+        kernel, bias = (gathered(head[n], a) for n, a in (("kernel", ("embed", None)), ("bias", (None,))))
+        names = ("batch", "seq" if self.pooled == "tokens" else None, None)
+        scores = linear(states, kernel, bias, out=names).astype(jnp.float32)
+        scores = scores if self.pooled == "tokens" else scores[:, 0]
+        return replace(out, extras={**out.extras, "scores": scores})
+
+    @property
+    def pooled(self) -> str:
+        """The pooling, given or derived."""
+        return self.pooling or ("last" if isinstance(self.base, Decodes) else "mean")
+
+    def _pool(self, hidden: Array, batch: Batch) -> Array:
+        """Return the state of each text, [B,D]; of a row of padding it is 0."""
+        tokens = batch["tokens"]
+        real = jnp.asarray(batch.get("segments", jnp.ones(tokens.shape, jnp.int32))) > 0
+        shares = POOLINGS[self.pooled](real).astype(hidden.dtype)
+        return place((place(hidden, "batch", "seq", None) * shares[..., None]).sum(1), "batch", None)

@@ -1,0 +1,88 @@
+"""Whole conversations as token ids, and which of them the assistant said: what instruction tuning learns.
+
+What an answer is follows from the template itself: it begins where the conversation before it, rendered with the
+header of the next answer, ends; and it ends with the first control token that the template writes after it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llm_jax.core.table import UserError
+from llm_jax.text import chat
+from llm_jax.text.base import Tokenizer
+
+AT_ONCE = 128  # renderings that share one process, and its limits
+
+
+class Taught(NamedTuple):
+    """A conversation: ids int32 [N], and which are an answer's, its end included, bool [N]."""
+
+    ids: np.ndarray
+    answered: np.ndarray
+
+
+def encode(
+    template: str, tokenizer: Tokenizer, talks: Sequence[Sequence[chat.Message]], names: Sequence[str]
+) -> list[Taught]:
+    """Return the ids of whole conversations.
+
+    Control tokens that the template writes are their ids; in a message the same characters are plain text.
+
+    Args:
+        template: in jinja2's language.
+        tokenizer: of the model.
+        talks: conversations, each with an answer at least.
+        names: what an error calls each of them.
+
+    Raises:
+        UserError: as for `chat.render`; or the template writes a turn otherwise once another follows.
+    """
+    known = chat.control_names(tokenizer)
+    marks = [chat.mark_of(template, talk) for talk in talks]
+    marked = [
+        [{**m, "content": chat.marked(m, tokenizer, mark)} for m in talk]
+        for talk, mark in zip(talks, marks, strict=True)
+    ]
+    asked = [(i, values) for i, talk in enumerate(marked) for values in _renderings(talk, known)]
+    texts: list[list[str]] = [[] for _ in talks]
+    for start in range(0, len(asked), AT_ONCE):
+        some = asked[start : start + AT_ONCE]
+        for (i, _), text in zip(
+            some, chat.render_all(template, [v for _, v in some], [names[i] for i, _ in some]), strict=True
+        ):
+            texts[i].append(text)
+    return [
+        _taught(talk, rendered, tokenizer, mark, name)
+        for talk, rendered, mark, name in zip(marked, texts, marks, names, strict=True)
+    ]
+
+
+def _renderings(talk: Sequence[chat.Message], known: Mapping[str, str]) -> list[Mapping[str, Any]]:
+    """Return what has to be rendered: the whole, and what stands before each answer."""
+    answers = [i for i, message in enumerate(talk) if message["role"] == "assistant"]
+    before = [{"messages": list(talk[:i]), "add_generation_prompt": True, **known} for i in answers]
+    return [{"messages": list(talk), "add_generation_prompt": False, **known}, *before]
+
+
+def _taught(
+    talk: Sequence[chat.Message], rendered: Sequence[str], tokenizer: Tokenizer, mark: str, name: str
+) -> Taught:
+    whole, *before = rendered
+    ends = chat.controls(tokenizer)
+    cuts, inside = [0], [False]
+    for number, prompt in enumerate(before):
+        if not whole.startswith(prompt) or len(prompt) < cuts[-1]:
+            raise UserError(
+                f"{name}: the chat template writes the turns before answer {number + 1} otherwise once that is given, "
+                "so what the model has to say there is not known; give a template that only adds"
+            )
+        end = re.compile(ends).search(whole, len(prompt))
+        upto = end.end() if end else len(whole)
+        cuts, inside = [*cuts, len(prompt), upto], [*inside, True, False]
+    parts = [whole[a:b] for a, b in zip(cuts, [*cuts[1:], len(whole)], strict=True)]
+    pieces = [chat.ids(part, tokenizer, mark) for part in parts]
+    answered = [np.full(len(piece), which) for piece, which in zip(pieces, inside, strict=True)]
+    return Taught(np.concatenate([np.asarray(p, np.int32) for p in pieces]), np.concatenate(answered))
