@@ -5,7 +5,7 @@ header of the next answer, ends; and it ends with the first control token that t
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,10 @@ from llm_jax.core.table import UserError
 from llm_jax.text import chat
 from llm_jax.text.base import Tokenizer
 
-AT_ONCE = 128  # renderings that share one process, and its limits
+AT_ONCE, CHARACTERS = 1024, 1 << 22  # renderings that share one process and its limits, and what they hold together
+
+
+Asked = tuple[int, Mapping[str, Any]]  # which conversation, and what the names of the template stand for
 
 
 class Taught(NamedTuple):
@@ -48,16 +51,29 @@ def encode(
     ]
     asked = [(i, values) for i, talk in enumerate(marked) for values in _renderings(talk, known)]
     texts: list[list[str]] = [[] for _ in talks]
-    for start in range(0, len(asked), AT_ONCE):
-        some = asked[start : start + AT_ONCE]
-        for (i, _), text in zip(
-            some, chat.render_all(template, [v for _, v in some], [names[i] for i, _ in some]), strict=True
-        ):
+    for some in _portions(asked):
+        rendered = chat.render_all(template, [values for _, values in some], [names[i] for i, _ in some])
+        for (i, _), text in zip(some, rendered, strict=True):
             texts[i].append(text)
     return [
         _taught(talk, rendered, tokenizer, mark, name)
         for talk, rendered, mark, name in zip(marked, texts, marks, names, strict=True)
     ]
+
+
+def _portions(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
+    """Yield renderings in portions that one process can bear."""
+    portion: list[Asked] = []
+    size = 0
+    for each in asked:
+        longer = sum(len(message["content"]) for message in each[1]["messages"])
+        if portion and (len(portion) == AT_ONCE or size + longer > CHARACTERS):
+            yield portion
+            portion, size = [], 0
+        portion.append(each)
+        size += longer
+    if portion:
+        yield portion
 
 
 def _renderings(talk: Sequence[chat.Message], known: Mapping[str, str]) -> list[Mapping[str, Any]]:
