@@ -77,28 +77,35 @@ def _portions(asked: Sequence[Asked]) -> Iterator[list[Asked]]:
 
 
 def _renderings(talk: Sequence[chat.Message], known: Mapping[str, str]) -> list[Mapping[str, Any]]:
-    """Return what has to be rendered: the whole, and what stands before each answer."""
+    """Return what has to be rendered: the whole, what stands before each answer, and up to each but a last one."""
     answers = [i for i, message in enumerate(talk) if message["role"] == "assistant"]
     before = [{"messages": list(talk[:i]), "add_generation_prompt": True, **known} for i in answers]
-    return [{"messages": list(talk), "add_generation_prompt": False, **known}, *before]
+    upto = [{"messages": list(talk[: i + 1]), "add_generation_prompt": False, **known} for i in answers]
+    return [{"messages": list(talk), "add_generation_prompt": False, **known}, *before, *upto]
 
 
 def _taught(
     talk: Sequence[chat.Message], rendered: Sequence[str], tokenizer: Tokenizer, mark: str, name: str
 ) -> Taught:
-    whole, *before = rendered
-    ends = chat.controls(tokenizer)
+    whole, count = rendered[0], (len(rendered) - 1) // 2
+    ends = re.compile(chat.controls(tokenizer))
     cuts, inside = [0], [False]
-    for number, prompt in enumerate(before):
-        if not whole.startswith(prompt) or len(prompt) < cuts[-1]:
+    for number, (prompt, answered) in enumerate(zip(rendered[1 : 1 + count], rendered[1 + count :], strict=True), 1):
+        end = _end(ends, whole, len(prompt), answered)
+        if not whole.startswith(prompt) or len(prompt) < cuts[-1] or end is None:
             raise UserError(
-                f"{name}: the chat template writes the turns before answer {number + 1} otherwise once that is given, "
-                "so what the model has to say there is not known; give a template that only adds"
+                f"{name}: the chat template writes answer {number} or the turns before it otherwise once others "
+                "follow, so what the model has to say there is not known; give a template that only adds"
             )
-        end = re.compile(ends).search(whole, len(prompt))
-        upto = end.end() if end else len(whole)
-        cuts, inside = [*cuts, len(prompt), upto], [*inside, True, False]
+        cuts, inside = [*cuts, len(prompt), end], [*inside, True, False]
     parts = [whole[a:b] for a, b in zip(cuts, [*cuts[1:], len(whole)], strict=True)]
     pieces = [chat.ids(part, tokenizer, mark) for part in parts]
-    answered = [np.full(len(piece), which) for piece, which in zip(pieces, inside, strict=True)]
-    return Taught(np.concatenate([np.asarray(p, np.int32) for p in pieces]), np.concatenate(answered))
+    which = [np.full(len(piece), learnt) for piece, learnt in zip(pieces, inside, strict=True)]
+    return Taught(np.concatenate([np.asarray(p, np.int32) for p in pieces]), np.concatenate(which))
+
+
+def _end(ends: re.Pattern[str], whole: str, start: int, answered: str) -> int | None:
+    """Return where an answer ends: with its first control token, or else its turn; None where that is not known."""
+    turn = len(answered) if whole.startswith(answered) else None
+    found = ends.search(whole, start, len(whole) if turn is None else turn)
+    return turn if found is None else found.end()
