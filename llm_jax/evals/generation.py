@@ -34,7 +34,10 @@ class Pair(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A score, and the ends of its 95 % interval by resampling the texts (Koehn 2004)."""
+    """A score, and the ends of its 95 % interval by resampling the texts (Koehn 2004).
+
+    Those of BLEU and chrF are sacrebleu's: as far below the mean of the resamples as above it, from 0 to 100.
+    """
 
     value: float
     low: float
@@ -126,7 +129,8 @@ class Judge:
         found = {}
         for name, metric in (("bleu", self.bleu), ("chrf", self.chrf)):
             score = metric.corpus_score(list(texts), [list(references)], n_bootstrap=RESAMPLES)
-            found[name] = Judged(score.score, score._mean - score._ci, score._mean + score._ci)  # as its str() has them
+            mean, half = score._mean, score._ci  # as its str() has them
+            found[name] = Judged(score.score, max(0.0, mean - half), min(100.0, mean + half))
         both = list(zip(references, texts, strict=True))
         each = [self.rouge.score(*pair) for pair in both]
         for theirs, name in ROUGE.items():
