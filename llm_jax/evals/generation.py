@@ -98,10 +98,12 @@ def written(
     """
     prompts = [pair.prompt for pair in asked]
     sources = [pair.source for pair in asked if pair.source is not None] or None
-    given = {"max_new_tokens": max_new_tokens, "sources": sources, "stop_ids": stop_ids, "vocab_size": vocab_size}
+    given: dict[str, Any] = {"sources": sources, "stop_ids": stop_ids, "vocab_size": vocab_size}
     if beams is None:
-        return generate(model, params, prompts, settings=Sampling(temperature=0.0), **given)
-    found = search(model, params, prompts, beams=beams, **given)
+        return generate(
+            model, params, prompts, max_new_tokens=max_new_tokens, settings=Sampling(temperature=0.0), **given
+        )
+    found = search(model, params, prompts, max_new_tokens=max_new_tokens, beams=beams, **given)
     return [texts[0].ids if texts else [] for texts in found]
 
 
