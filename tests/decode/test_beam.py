@@ -21,7 +21,8 @@ from llm_jax.nn.cross.attention import Paired
 
 FEW = Llama(vocab_size=5, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8)
 LLAMA = Llama(vocab_size=29, num_layers=2, embed_dim=16, num_heads=2, num_kv_heads=1)
-SEQ2SEQ = T5(29, num_layers=2, embed_dim=16, num_heads=2, mlp_dim=16, buckets=8, furthest=12)
+SEQ2SEQ = T5(29, 2, embed_dim=16, num_heads=2, mlp_dim=16, buckets=8, furthest=12, gated=True, tied=False)
+STOPS = [2, 9, 17, 23, 27]
 END, NEW, WIDE = 0, 3, 125
 PROMPTS = [[3, 5], [7] * 9, [1, 2, 3, 4]]
 
@@ -31,11 +32,11 @@ def drawn(model, size):
     return jax.tree.map(lambda x: size * x, params)
 
 
-PARAMS = {id(m): drawn(m, size) for m, size in ((FEW, 6), (LLAMA, 5), (SEQ2SEQ, 1.5))}
+PARAMS = {id(m): drawn(m, size) for m, size in ((FEW, 6), (LLAMA, 5), (SEQ2SEQ, 1.2))}
 
 
 def run(model, prompts, **options):
-    return search(model, PARAMS[id(model)], prompts, **{"max_new_tokens": 10, "stop_ids": [2], **options})
+    return search(model, PARAMS[id(model)], prompts, **{"max_new_tokens": 10, "stop_ids": STOPS, **options})
 
 
 def every_text(penalty):
@@ -62,14 +63,14 @@ def test_beams_as_wide_as_the_language_find_every_text_in_the_order_of_its_score
         np.testing.assert_allclose([text.score for text in found], [s for _, s in wanted], rtol=1e-5)
 
 
-def test_wider_beams_find_no_worse_a_text_where_the_language_is_small():
-    """In general a wider beam may find worse; the best of all texts none can beat."""
-    best = [
-        run(FEW, [[3, 1]], max_new_tokens=NEW, stop_ids=[END], beams=Beams(width, 0.0, "sure"))[0][0].score
-        for width in (1, 3, WIDE)
-    ]
-    assert best == sorted(best) and best[0] < best[-1]
-    np.testing.assert_allclose(best[-1], every_text(0.0)[0][1], rtol=1e-5)
+def test_no_beams_find_a_better_text_than_the_best_there_is():
+    """Wider ones may find worse than narrow ones, but never better than all texts have."""
+    best = every_text(0.0)[0][1]
+    for width in (1, 3):
+        (found,) = run(FEW, [[3, 1]], max_new_tokens=NEW, stop_ids=[END], beams=Beams(width, 0.0, "sure"), num=width)
+        assert all(text.score <= best + 1e-5 for text in found)
+        wanted = dict(every_text(0.0))
+        np.testing.assert_allclose([text.score for text in found], [wanted[tuple(t.ids)] for t in found], rtol=1e-5)
 
 
 CASES = {
@@ -110,15 +111,16 @@ def test_scores_are_those_of_the_texts_and_no_row_minds_its_companions(case):
         for text in texts:
             expected = told(model, given["prompts"][row], source, text.ids) / len(text.ids) ** 0.7
             np.testing.assert_allclose(text.score, expected, rtol=2e-4)
-            assert (2 in text.ids) == (text.ids[-1] == 2) and (text.ids[-1] == 2 or len(text.ids) == 10)
+            ends = [i for i, token in enumerate(text.ids, 1) if token in STOPS]
+            assert ends in ([], [len(text.ids)]) and (ends or len(text.ids) == 10)
             lengths.add(len(text.ids))
-    assert len(lengths) > 2
+    assert len(lengths) > 1
 
 
 def test_one_beam_is_greedy(case):
     model, given = case
     greedy = generate(
-        model, PARAMS[id(model)], **given, max_new_tokens=10, stop_ids=[2], settings=Sampling(temperature=0.0)
+        model, PARAMS[id(model)], **given, max_new_tokens=10, stop_ids=STOPS, settings=Sampling(temperature=0.0)
     )
     assert [[text.ids for text in texts] for texts in run(model, **given, beams=Beams(1))] == [[ids] for ids in greedy]
 
