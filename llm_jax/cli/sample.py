@@ -61,8 +61,6 @@ def _check_beams(flags: argparse.Namespace) -> None:
             f"--{named[0]} searches for the most probable text and draws nothing; leave out --{drawn[0]}, "
             f"or --{named[0]}"
         )
-    if flags.beams is not None and flags.num > flags.beams:
-        raise UserError(f"--num={flags.num} is above --beams={flags.beams}, the texts that are kept; give more beams")
 
 
 def _given(flags: argparse.Namespace) -> dict[str, Any]:
@@ -86,6 +84,8 @@ def _sample(flags: argparse.Namespace) -> int:
 
     given = _given(flags)
     Sample(**({"beams": 4} if any(name in given for name in SEARCHED[1:]) else {}) | given)  # before a workdir is read
+    if flags.beams is not None and flags.num > flags.beams:
+        raise UserError(f"--num={flags.num} is above --beams={flags.beams}, the texts that are kept; give more beams")
     opened = open_run(flags.workdir)
     section, seed = construct(Sample, opened.resolved.values["sample"] | given), flags.seed or 0
     out = sys.stdout if hosts.is_first() else io.StringIO()

@@ -34,7 +34,10 @@ class Pair(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """A score, and the ends of its 95 % interval by resampling the texts (Koehn 2004)."""
+    """A score, and the ends of its 95 % interval by resampling the texts (Koehn 2004).
+
+    Those of BLEU and chrF are sacrebleu's: as far below the mean of the resamples as above it, from 0 to 100.
+    """
 
     value: float
     low: float
@@ -95,10 +98,12 @@ def written(
     """
     prompts = [pair.prompt for pair in asked]
     sources = [pair.source for pair in asked if pair.source is not None] or None
-    given = {"max_new_tokens": max_new_tokens, "sources": sources, "stop_ids": stop_ids, "vocab_size": vocab_size}
+    given: dict[str, Any] = {"sources": sources, "stop_ids": stop_ids, "vocab_size": vocab_size}
     if beams is None:
-        return generate(model, params, prompts, settings=Sampling(temperature=0.0), **given)
-    found = search(model, params, prompts, beams=beams, **given)
+        return generate(
+            model, params, prompts, max_new_tokens=max_new_tokens, settings=Sampling(temperature=0.0), **given
+        )
+    found = search(model, params, prompts, max_new_tokens=max_new_tokens, beams=beams, **given)
     return [texts[0].ids if texts else [] for texts in found]
 
 
@@ -126,7 +131,8 @@ class Judge:
         found = {}
         for name, metric in (("bleu", self.bleu), ("chrf", self.chrf)):
             score = metric.corpus_score(list(texts), [list(references)], n_bootstrap=RESAMPLES)
-            found[name] = Judged(score.score, score._mean - score._ci, score._mean + score._ci)  # as its str() has them
+            mean, half = score._mean, score._ci  # as its str() has them
+            found[name] = Judged(score.score, max(0.0, mean - half), min(100.0, mean + half))
         both = list(zip(references, texts, strict=True))
         each = [self.rouge.score(*pair) for pair in both]
         for theirs, name in ROUGE.items():

@@ -102,7 +102,8 @@ def written(
         )
         for pair, ids in zip(pairs, made, strict=True):
             read = pair.prompt if pair.source is None else pair.source
-            yield Written(*(tokenizer.decode(ended(part, tokenizer)) for part in (read, ids, pair.reference)))
+            source = tokenizer.decode(i for i in read if i < tokenizer.vocab_size)
+            yield Written(source, *(tokenizer.decode(ended(part, tokenizer)) for part in (ids, pair.reference)))
 
 
 def told(judge: Judge, found: Mapping[str, Estimate]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
@@ -34,9 +35,7 @@ def encoded(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     return rows
 
 
-def asked(
-    model: Model, tokenizer: Tokenizer, prompts: Sequence[str], starts: Sequence[int] = ()
-) -> dict[str, list[list[int]] | None]:
+def asked(model: Model, tokenizer: Tokenizer, prompts: Sequence[str], starts: Sequence[int] = ()) -> dict[str, Any]:
     """Return what `decode` reads of prompts: `prompts`, or of an encoder-decoder `sources` and how its decoder starts.
 
     A source stands between the ids that its tokenizer puts around a text, by default before the one that ends texts.
