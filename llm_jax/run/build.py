@@ -107,6 +107,10 @@ def check(config: Config) -> tuple[Sections, Plan]:
     """
     values, parts = config.values, parts_of(config)
     examples.check(parts.data, objective(config), values["objective"]["name"])
+    if parts.export.every and hasattr(objective(config), "head"):
+        raise UserError(
+            f"export.every={parts.export.every}: no format has the head of a model that learns labels; set 0"
+        )
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
@@ -179,7 +183,10 @@ def headed(config: Config, plain: Model) -> Model:
     head = getattr(objective(config), "head", None)
     if head is None:
         return plain
-    return Headed(plain, labels(config) if head.classes else (), head.pooling, head.dropout)
+    names = labels(config) if head.classes else ()
+    if head.pooling == "tokens" and hasattr(plain, "tagger"):  # its states are the tags
+        return plain.tagger(names)
+    return Headed(plain, names, head.pooling, head.dropout)
 
 
 def labels(config: Config) -> tuple[str, ...]:

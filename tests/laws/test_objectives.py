@@ -32,9 +32,9 @@ BATCH = {
 LABELS = ("a", "b", "c")
 PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
-    "classification": Headed(MODEL, LABELS),
-    "regression": Headed(MODEL, (), "mean"),
-    "tagging": Headed(MODEL, LABELS, "tokens"),
+    "classification": Headed(PAIRS, LABELS),
+    "regression": Headed(PAIRS, (), "mean"),
+    "tagging": Headed(PAIRS, LABELS, "tokens"),
     "denoising": PAIRS,
     "several": PAIRS,
     "seq2seq": T5(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, gated=True, tied=False),
