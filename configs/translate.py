@@ -24,17 +24,17 @@ def get_config(kind: str = "t5") -> ConfigDict:
         "objective": {"name": "causal" if joined else "seq2seq", "label_smoothing": 0.1},
         "optimizer": {
             "name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01, "b2": 0.99,
-            "schedule": {"name": "cosine", "warmup_steps": 100},
+            "schedule": {"name": "cosine", "warmup_steps": 50},
         },
         "data": {
             "source": "published",
             "options": {"name": "libreoffice_help", "where": {"language": "de"}, "held_out": 0.03},
             "form": form | ({"joined": True, "separator": "\ntranslation: "} if joined else {"source_len": 64}),
-            "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16 if joined else 32,
+            "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16,
             "seq_len": 128 if joined else 64,
         },
-        "train": {"duration": "1000 steps"},
-        "eval": {"every": 250, "batches": 8},
-        "checkpoint": {"every": 250},
+        "train": {"duration": "400 steps"},
+        "eval": {"every": 200, "batches": 8},
+        "checkpoint": {"every": 200},
         "log": {"every": 50},
     })  # fmt: skip

@@ -74,7 +74,7 @@ def opened(flags: Namespace, given: dict[str, Any]) -> "Conversation":
     from llm_jax.run.config import construct
     from llm_jax.run.generate import Conversation, decoding
     from llm_jax.run.open_run import open_run
-    from llm_jax.run.sections import Sample
+    from llm_jax.run.sections import SEARCHING, Sample
 
     found = open_run(flags.workdir)
     place = found.workdir
@@ -86,7 +86,7 @@ def opened(flags: Namespace, given: dict[str, Any]) -> "Conversation":
     words, model = found.tokenizer, decoding(found.model)
     stated = (getattr(model, "max_positions", None), found.context)
     window = min((n for n in stated if isinstance(n, int)), default=found.resolved.values["data"]["seq_len"])
-    section = found.resolved.values["sample"] | {"tokens": min(ANSWER, window // 2)} | given
+    section = found.resolved.values["sample"] | SEARCHING | {"tokens": min(ANSWER, window // 2)} | given
     params = unstacked(model, found.params(flags.step))
     return Conversation(
         model, params, words, found.template, construct(Sample, section), seed=flags.seed,

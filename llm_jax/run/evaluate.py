@@ -1,22 +1,25 @@
 """Evaluation and samples of a run, during training and from a workdir."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from llm_jax.adapt.adapted import merged
 from llm_jax.core.types import Adversaries, Model, Objective, Params
 from llm_jax.data.loader import Loader
-from llm_jax.evals import adversarial, labelled
+from llm_jax.decode.beam import Beams
+from llm_jax.decode.sample import unstacked
+from llm_jax.evals import adversarial, generation, labelled
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.generate import continuations
+from llm_jax.run.generate import continuations, decoding, ended
 from llm_jax.store.workdir import Workdir
+from llm_jax.text.base import Tokenizer
 
 LIKELIHOOD = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
 PLAYERS = {"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"}
@@ -59,6 +62,48 @@ def held_out(judge: Judge, params: Params, loader: Loader, rows: int, limit: int
     """Return the estimates of parameters on a loader's rows, `rows` at a time, over at most `limit` batches."""
     batches = loader.once(rows, *hosts.share(rows), limit)
     return judge.merge(lambda batch: hosts.whole(judge.sums(params, hosts.to_devices(batch, rows))), batches)
+
+
+class Written(NamedTuple):
+    """A text that a model wrote from a source, and the one that stands there."""
+
+    source: str
+    text: str
+    reference: str
+
+
+def written(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    loader: Loader,
+    rows: int,
+    *,
+    beams: Beams | None = None,
+    tokens: int | None = None,
+    stops: Sequence[int] = (),
+    limit: int | None = None,
+) -> Iterator[Written]:
+    """Yield what a model writes for each pair of a loader's rows, `rows` at a time, over at most `limit` batches.
+
+    Texts have at most `tokens` tokens, by default as many as a row. The references are the rows' own, cut where these
+    are.
+
+    Raises:
+        UserError: the model writes no texts, or the rows are no pairs.
+    """
+    writer = decoding(model)
+    params = unstacked(writer, params)
+    for batch in loader.once(rows, limit=limit):
+        pairs = list(generation.pairs(batch))
+        most = tokens or batch["targets"].shape[1]
+        made = generation.written(
+            writer, params, pairs, max_new_tokens=most, beams=beams, stop_ids=stops, vocab_size=tokenizer.vocab_size
+        )
+        for pair, ids in zip(pairs, made, strict=True):
+            read = pair.prompt if pair.source is None else pair.source
+            source = tokenizer.decode(i for i in read if i < tokenizer.vocab_size)
+            yield Written(source, *(tokenizer.decode(ended(part, tokenizer)) for part in (ids, pair.reference)))
 
 
 def told(judge: Judge, found: Mapping[str, Estimate]) -> str:

@@ -69,9 +69,22 @@ class OpenRun:
         Raises:
             UserError: the workdir has no tokenizer.
         """
-        named = read_json(self.workdir.generation).get("eos_token_id") if self.workdir.generation.exists() else None
+        named = self._generation.get("eos_token_id")
         listed = [*(named if isinstance(named, list) else [named]), self.tokenizer.eos_id]
         return sorted({i for i in listed if isinstance(i, int) and not isinstance(i, bool)})
+
+    @property
+    def starts(self) -> list[int]:
+        """What the decoder of an encoder-decoder starts with by generation_config.json; [] where that does not say.
+
+        That is `decoder_start_token_id`, and the first token where `forced_bos_token_id` makes it always the same.
+        """
+        listed = [self._generation.get(name) for name in ("decoder_start_token_id", "forced_bos_token_id")]
+        return [i for i in listed if isinstance(i, int) and not isinstance(i, bool)] if listed[0] is not None else []
+
+    @property
+    def _generation(self) -> dict[str, Any]:
+        return read_json(self.workdir.generation) if self.workdir.generation.exists() else {}
 
     @cached_property
     def model(self) -> Model:
