@@ -1,4 +1,4 @@
-"""evaluate: held-out loss, perplexity and bits per byte of a checkpoint."""
+"""evaluate: held-out loss, perplexity and bits per byte of a checkpoint; suites, and the tasks of lm-eval."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +26,17 @@ def run(arguments: Sequence[str]) -> int:
         "--draws", type=int, default=None, help="of a bound, the importance-weighted estimate beside it"
     )
     parser.add_argument("--pseudo", action="store_true", help="of an encoder: hide each token in turn (slow)")
+    parser.add_argument("--suite", help="instead, suites: NAME or NAME:ARGUMENT, several by commas")
+    parser.add_argument("--lm_eval", help="instead, tasks of lm-eval, several by commas")
+    parser.add_argument("--include_path", help="of --lm_eval, a folder with tasks (YAML) of your own")
+    parser.add_argument("--limit", type=int, default=None, help="of --lm_eval, at most so many documents a task")
+    parser.add_argument("--chat", action="store_true", help="of --lm_eval, ask by the workdir's chat template")
     add_huge_pages(parser)
     flags, overrides = parser.read(arguments)
     if overrides:
         raise UserError("evaluate takes the configuration of the workdir; --config overrides belong to train")
-    checks.positive("evaluate", batches=flags.batches, draws=flags.draws)
+    checks.positive("evaluate", batches=flags.batches, draws=flags.draws, limit=flags.limit)
+    _check_together(flags)
     with_huge_pages(not flags.no_huge_pages)
     from llm_jax.mesh.join import joined
 
@@ -38,7 +44,29 @@ def run(arguments: Sequence[str]) -> int:
         return _evaluate(flags)
 
 
+def _check_together(flags: Any) -> None:
+    """Refuse flags that belong to another kind of evaluation."""
+    kinds = [name for name in ("suite", "lm_eval") if getattr(flags, name) is not None]
+    if len(kinds) > 1:
+        raise UserError("--suite and --lm_eval are two evaluations; run the command once with each")
+    others = {
+        "suite": ("draws", "pseudo", "include_path", "limit", "chat"),
+        "lm_eval": ("data", "batches", "draws", "pseudo"),
+        None: ("include_path", "limit", "chat"),
+    }
+    kind = kinds[0] if kinds else None
+    for name in others[kind]:
+        if getattr(flags, name):
+            raise UserError(
+                f"--{name} is not a flag of {f'--{kind}' if kind else 'evaluate without --lm_eval'}; leave it out"
+            )
+
+
 def _evaluate(flags: Any) -> int:
+    if flags.suite is not None:
+        return _suites(flags)
+    if flags.lm_eval is not None:
+        return _lm_eval(flags)
     from llm_jax.evals import importance, pseudo
     from llm_jax.mesh import hosts
     from llm_jax.objectives.masked import mask_of
@@ -59,13 +87,60 @@ def _evaluate(flags: Any) -> int:
             found |= {f"{name}, {flags.draws} draws": estimate for name, estimate in tighter.items()}
     if not hosts.is_first():
         return 0
-    step = opened.steps[-1] if flags.step is None else flags.step
-    print(f"step {step}, {flags.data or 'held-out text'}")
+    print(f"step {_step(flags, opened)}, {flags.data or 'held-out text'}")
     width = max(14, *map(len, found))
     for name, estimate in found.items():
         unit = judge.over[name.partition(",")[0]]
         print(f"  {name:<{width}} {estimate.value:.4f} ± {estimate.error:.4f}  over {estimate.count:,.0f} {unit}")
     return 0
+
+
+def _suites(flags: Any) -> int:
+    from llm_jax.evals.suites import open_suites
+    from llm_jax.evals.suites.case import Case
+    from llm_jax.mesh import hosts
+    from llm_jax.run.judge import suites
+    from llm_jax.run.open_run import open_run
+
+    asked = open_suites([word.strip() for word in flags.suite.split(",")], "--suite")
+    opened = open_run(flags.workdir)
+    where = _where(opened, flags.data)
+    none = where["source"] is None and where["mixture"] is None
+    with hosts.together().active():
+        loader, rows = (
+            (None, opened.resolved.values["data"]["batch_size"]) if none else _loader(opened, flags.data, whole=False)
+        )
+        case = Case(
+            opened.model, opened.params(flags.step), suites.reading(opened), loader, rows,
+            lambda: suites.documents(where), () if none else suites.component_names(where),
+            opened.resolved.values["data"]["seq_len"], flags.batches, opened.resolved.values["seed"],
+        )  # fmt: skip
+        found = {word: suite(case) for word, suite in asked.items()}
+    if hosts.is_first():
+        print(f"step {_step(flags, opened)}, {flags.data or 'held-out text'}\n{suites.table(found)}")
+        suites.keep(opened.workdir, _step(flags, opened), "suites", suites.plain(found))
+    return 0
+
+
+def _lm_eval(flags: Any) -> int:
+    from llm_jax.mesh import hosts
+    from llm_jax.run.judge import harness, suites
+    from llm_jax.run.open_run import open_run
+
+    opened = open_run(flags.workdir)
+    with hosts.together().active():
+        found = harness.asked(
+            opened, opened.params(flags.step), [name.strip() for name in flags.lm_eval.split(",")],
+            include=flags.include_path, limit=flags.limit, chat=flags.chat,
+        )  # fmt: skip
+    if hosts.is_first():
+        print(harness.table(found))
+        suites.keep(opened.workdir, _step(flags, opened), "lm_eval", harness.plain(found))
+    return 0
+
+
+def _step(flags: Any, opened: "OpenRun") -> int:
+    return opened.steps[-1] if flags.step is None else flags.step
 
 
 def _loader(opened: "OpenRun", data: str | None, *, whole: bool) -> tuple["Loader", int]:
@@ -75,21 +150,29 @@ def _loader(opened: "OpenRun", data: str | None, *, whole: bool) -> tuple["Loade
         UserError: nothing is held out, or the data are not there.
     """
     from llm_jax.data.build import build
-    from llm_jax.data.sources import SOURCES
     from llm_jax.run.build import reshaping
 
     values = opened.resolved.values["data"]
-    kept = {k: values[k] for k in ("seq_len", "batch_size", "packing", "normalization")}
-    where: dict[str, Any] = {k: values[k] for k in ("source", "options", "mixture")}
-    if data in SOURCES:
-        where = {"source": data}
-    elif data is not None:
-        source = SUFFIXES.get(Path(data).suffix, "text")
-        where = {"source": source, "options": {"files": data, "validation": data}}
-    if data is None and values["source"] is None and values["mixture"] is None:
+    kept = {k: values[k] for k in ("seq_len", "batch_size", "packing")}
+    where = _where(opened, data)
+    if where["source"] is None and where["mixture"] is None:
         raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
     reshaped = None if whole else reshaping(opened.resolved, opened.tokenizer)
     loader = build(tokenizer=opened.tokenizer, transform=reshaped, **kept, **where).validation
     if loader is None:
         raise UserError("this run's data hold nothing out; name other text with --data")
     return loader, opened.resolved.values["eval"]["batch_size"] or values["batch_size"]
+
+
+def _where(opened: "OpenRun", data: str | None) -> dict[str, Any]:
+    """Return which text is evaluated on: source, options, mixture and normalization, as in the section `data`."""
+    from llm_jax.data.sources import SOURCES
+
+    values = opened.resolved.values["data"]
+    where = {k: values[k] for k in ("source", "options", "mixture", "normalization")}
+    if data is None:
+        return where
+    if data in SOURCES:
+        return {**where, "source": data, "options": {}, "mixture": None}
+    source = SUFFIXES.get(Path(data).suffix, "text")
+    return {**where, "source": source, "options": {"files": data, "validation": data}, "mixture": None}

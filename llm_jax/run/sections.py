@@ -11,6 +11,7 @@ from llm_jax.adapt import ADAPTERS
 from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.decode.filters import Sampling
+from llm_jax.evals.suites import check_names
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.mesh.plan import AXES
 from llm_jax.run.targets import Launch
@@ -86,14 +87,19 @@ class Expected:
 
 @dataclass(frozen=True)
 class Eval:
-    """Held-out evaluation: every so many steps (0: only at the end), on at most `batches` batches while training."""
+    """Held-out evaluation: every so many steps (0: only at the end), on at most `batches` batches while training.
+
+    suites: what else is asked then, keys of evals.suites.SUITES, each with its argument: ["choices:quiz.jsonl"].
+    """
 
     every: int = 0
     batches: int | None = 16
     batch_size: int | None = None
+    suites: list[str] = field(default_factory=list)
     expected: Expected = field(default_factory=Expected)
 
     def __post_init__(self) -> None:
+        check_names(self.suites, "eval.suites")
         checks.non_negative("eval", every=self.every)
         checks.positive("eval", batches=self.batches, batch_size=self.batch_size)
 

@@ -18,6 +18,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, State, Stats
 from llm_jax.cost.chips import peak_flops
 from llm_jax.evals.perplexity import Estimate
+from llm_jax.evals.suites import open_suites
 from llm_jax.learn.counting import ready
 from llm_jax.learn.ema import averaged
 from llm_jax.mesh import hosts
@@ -25,6 +26,7 @@ from llm_jax.run import evaluate as evaluation
 from llm_jax.run import resume
 from llm_jax.run.build import Run
 from llm_jax.run.exchange import exported
+from llm_jax.run.judge import suites
 from llm_jax.run.meter import Meter
 from llm_jax.run.signals import Stop
 from llm_jax.run.writers import Line, Metrics
@@ -133,6 +135,7 @@ class Loop:
         self._rates = jax.jit(run.rate)
         self._block = self._rates_from(start)  # before the first step, behind which it would wait
         self._evaluate = evaluation.evaluator(run.model)
+        self._suites = open_suites(run.sections.eval.suites, "eval.suites")
         self.evaluation: dict[str, Estimate] = {}
 
     def is_last(self, step: int) -> bool:
@@ -226,6 +229,7 @@ class Loop:
             errors = {f"{name}_error": e.error for name, e in found.items() if math.isfinite(e.error)}
             self._metrics.write(step, "validation", {**values, **errors}, found["loss"].count)
             self._line.say(f"step {step}  held-out {evaluation.told(self._run.model, found)}")
+        suites.during(self._suites, self._run, step, params, limit, self._metrics, self._line.say)
         evaluation.write_samples(self._run, self._workdir, step, params, self._line.say)
         return found
 

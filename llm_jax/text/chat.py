@@ -27,8 +27,10 @@ UNUSED = [*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xF8000)]  # code points that 
 KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")  # of the environment; a malloc made for jax would not fit
 
 
-def render(template: str, messages: Sequence[Message], names: Mapping[str, str] | None = None) -> str:
-    """Return a conversation as the template writes it, up to where the next answer begins.
+def render(
+    template: str, messages: Sequence[Message], names: Mapping[str, str] | None = None, *, answer: bool = True
+) -> str:
+    """Return a conversation as the template writes it, up to where the next answer begins (unless not `answer`).
 
     Args:
         template: in jinja2's language.
@@ -40,7 +42,7 @@ def render(template: str, messages: Sequence[Message], names: Mapping[str, str] 
     """
     if len(template) > LONGEST:
         raise UserError(f"the chat template has {len(template)} characters; at most {LONGEST} are read")
-    values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True, **(names or {})}
+    values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": answer, **(names or {})}
     most = GROWTH * sum(len(m["content"]) for m in messages) + ROOM
     answer = _apart({"template": template, "values": values, "most": most})
     if "error" in answer:
@@ -75,11 +77,29 @@ def encode(template: str, tokenizer: Tokenizer, messages: Sequence[Message]) -> 
     """
     used = template + "".join(m["content"] for m in messages)
     mark = next(chr(point) for point in UNUSED if chr(point) not in used)
+    return read(written(template, tokenizer, messages, mark), tokenizer, mark)
+
+
+def written(
+    template: str, tokenizer: Tokenizer, messages: Sequence[Message], mark: str, *, answered: bool = False
+) -> str:
+    """Return a conversation as the template writes it, with `mark` in what must be read as plain text.
+
+    answered: the last message is the beginning of the answer that is wanted, and ends the text.
+
+    Raises:
+        UserError: as for `render`; or the template does not write the beginning of the answer as it is.
+    """
     names = {i.id: literal for literal, i in tokenizer.added.items() if i.control}
     roles = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
     known = {role: names[i] for role, i in roles.items() if i is not None and i in names}
     marked = [{**m, "content": _marked(m, tokenizer, mark)} for m in messages]
-    return _ids(render(template, marked, known), tokenizer, mark)
+    if not answered:
+        return render(template, marked, known)
+    text, last = render(template, marked, known, answer=False), marked[-1]["content"].strip()
+    if last not in text:
+        raise UserError(f"the chat template changes the beginning of an answer, {last[:40]!r}, which cannot go on then")
+    return text[: text.rindex(last) + len(last)]
 
 
 def _marked(message: Message, tokenizer: Tokenizer, mark: str) -> str:
@@ -96,8 +116,8 @@ def _marked(message: Message, tokenizer: Tokenizer, mark: str) -> str:
     return re.sub(starts, lambda found: found[0] + mark, message["content"])
 
 
-def _ids(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
-    """Return the ids of a rendered text: control tokens where they stand, the text between without marks."""
+def read(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
+    """Return the ids of a written conversation: control tokens where they stand, the text between without marks."""
     ids: list[int] = []
     end = 0
     for found in re.finditer(_controls(tokenizer), text) if tokenizer.added else ():
