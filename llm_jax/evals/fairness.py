@@ -46,7 +46,7 @@ def _gap(what: np.ndarray, among: np.ndarray, group: np.ndarray) -> float:
     for name in np.unique(group):
         rows = among & (group == name)
         if not rows.any():
-            raise UserError(f"group {name!r} has no row to judge by; leave it out, or gather more")
+            raise UserError(f"group {str(name)!r} has no row to judge by; leave it out, or gather more")
         rates.append(what[rows].mean())
     return float(max(rates) - min(rates))
 
@@ -62,4 +62,4 @@ def _binary(values: Sequence[Any], what: str) -> np.ndarray:
 def _alike(values: Sequence[Any], groups: Sequence[Any]) -> np.ndarray:
     if len(values) != len(groups):
         raise UserError(f"{len(values)} predictions and {len(groups)} groups; give one of each a row")
-    return np.asarray(groups)
+    return np.asarray(list(groups))

@@ -44,10 +44,10 @@ def render(
         raise UserError(f"the chat template has {len(template)} characters; at most {LONGEST} are read")
     values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": answer, **(names or {})}
     most = GROWTH * sum(len(m["content"]) for m in messages) + ROOM
-    answer = _apart({"template": template, "values": values, "most": most})
-    if "error" in answer:
-        raise UserError(f"the chat template refuses this conversation: {answer['error']}")
-    return str(answer["text"])
+    found = _apart({"template": template, "values": values, "most": most})
+    if "error" in found:
+        raise UserError(f"the chat template refuses this conversation: {found['error']}")
+    return str(found["text"])
 
 
 def _apart(request: Mapping[str, Any]) -> dict[str, str]:

@@ -59,7 +59,7 @@ def _by_name(pattern: re.Pattern, case: Case) -> dict[str, Estimate]:
 
 def _told(sums: np.ndarray, domain: np.ndarray) -> dict[str, Estimate]:
     """Return the estimates of each domain from the sums of rows [N,3] and their domains [N]."""
-    found = {}
+    found: dict[str, Estimate] = {}
     for name in sorted(set(domain[sums[:, 1] > 0].tolist()) - {""}):
         of = perplexity(np.asarray, [sums[domain == name]])  # type: ignore[list-item]  # sums in the place of batches
         found |= {f"{name}/{kind}": e for kind, e in of.items() if kind != "loss" and not math.isnan(e.value)}

@@ -58,8 +58,8 @@ def asked(
         said = f"{type(error).__name__}: {error}"
         raise UserError(f"lm-eval cannot load {', '.join(chosen)}: {said[:600]}") from error
     found = simple_evaluate(
-        model=model, tasks=chosen, limit=limit, task_manager=manager, log_samples=False, torch_random_seed=None,  # type: ignore[arg-type]  # lm-eval's own way to leave torch alone
-        apply_chat_template=chat, fewshot_as_multiturn=chat,
+        model=model, tasks=chosen, limit=limit, task_manager=manager, log_samples=False, apply_chat_template=chat,
+        fewshot_as_multiturn=chat, torch_random_seed=None,
     )  # fmt: skip
     assert found is not None, "one process answers alone"
     return dict(found)

@@ -40,7 +40,7 @@ def during(
     data = run.sections.data
     where = {name: getattr(data, name) for name in ("source", "options", "mixture", "normalization")}
     case = Case(
-        model, params, read_by(model, run.tokenizer), run.data.validation, run.sections.eval.batch_size or
+        model, params, read_by(run.tokenizer, getattr(model, "max_positions", ANY_LENGTH)), run.data.validation, run.sections.eval.batch_size or
         data.batch_size, lambda: documents(where), component_names(where), data.seq_len, limit,
         run.config.values["seed"],
     )  # fmt: skip
@@ -55,13 +55,20 @@ def during(
 
 
 def reading(opened: OpenRun) -> Reading:
-    """Return how the texts of a workdir are read."""
-    path = opened.workdir.generation
-    named = read_json(path).get("bos_token_id") if path.exists() else None
-    return read_by(opened.model, opened.tokenizer, named if isinstance(named, int) else None)
+    """Return how the texts of a workdir are read, by as many tokens as the model was made for.
+
+    Raises:
+        UserError: no id stands before a text.
+    """
+    workdir = opened.workdir
+    named = read_json(workdir.generation).get("bos_token_id") if workdir.generation.exists() else None
+    told = read_json(workdir.run).get("imported") if workdir.run.exists() else None
+    stated = getattr(opened.model, "max_positions", None), (told or {}).get("context")
+    context = next((n for n in stated if isinstance(n, int)), ANY_LENGTH)
+    return read_by(opened.tokenizer, context, named if isinstance(named, int) else None)
 
 
-def read_by(model: Model, words: Tokenizer, start: int | None = None) -> Reading:
+def read_by(words: Tokenizer, window: int, start: int | None = None) -> Reading:
     """Return how texts are read: before each the tokenizer's start, else `start`, else what ends a text.
 
     Raises:
@@ -70,7 +77,7 @@ def read_by(model: Model, words: Tokenizer, start: int | None = None) -> Reading
     first = next((i for i in (words.bos_id, start, words.eos_id) if i is not None), None)
     if first is None:
         raise UserError("this tokenizer has no id that starts or ends a text, which the first token would follow")
-    return Reading(words, first, getattr(model, "max_positions", ANY_LENGTH))
+    return Reading(words, first, window)
 
 
 def component_names(where: Where) -> Sequence[str]:
