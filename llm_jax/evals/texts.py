@@ -13,7 +13,6 @@ from llm_jax.text.base import Tokenizer
 Ids = Sequence[int]
 
 TOKENS, ROWS = 4096, 64  # of a batch at most, padding included; one text may have more tokens
-ANY_LENGTH = 2048  # of the windows of a model that has no positions
 
 
 class Reading(NamedTuple):

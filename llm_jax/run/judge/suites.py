@@ -6,13 +6,13 @@ from typing import Any
 
 from llm_jax.adapt.adapted import merged
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Model, Params
+from llm_jax.core.types import Params
 from llm_jax.data.build import components, opened_texts
 from llm_jax.data.documents import Document
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites import Suite
 from llm_jax.evals.suites.case import Case
-from llm_jax.evals.texts import ANY_LENGTH, Reading
+from llm_jax.evals.texts import Reading
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.open_run import OpenRun
@@ -36,26 +36,24 @@ def during(
     """Ask a model in training, and log what is found: a row and a line a suite."""
     if not suites:
         return
-    model, params = merged(run.model, params)
-    data = run.sections.data
+    data, (model, params) = run.sections.data, merged(run.model, params)
     where = {name: getattr(data, name) for name in ("source", "options", "mixture", "normalization")}
     case = Case(
-        model, params, read_by(run.tokenizer, getattr(model, "max_positions", ANY_LENGTH)), run.data.validation, run.sections.eval.batch_size or
-        data.batch_size, lambda: documents(where), component_names(where), data.seq_len, limit,
-        run.config.values["seed"],
+        model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)), run.data.validation,
+        run.sections.eval.batch_size or data.batch_size, lambda: documents(where), component_names(where),
+        data.seq_len, limit, run.config.values["seed"],
     )  # fmt: skip
     for word, suite in suites.items():
         found = suite(case)
         if hosts.is_first():
-            metrics.write(
-                step, word, {name: e.value for name, e in found.items()}, max(e.count for e in found.values())
-            )
+            values, count = {name: e.value for name, e in found.items()}, max(e.count for e in found.values())
+            metrics.write(step, word, values, count)
             told = "  ".join(f"{name.replace('_', ' ')} {e.value:.4f}" for name, e in found.items())
             say(f"step {step}  {word}  {told}")
 
 
 def reading(opened: OpenRun) -> Reading:
-    """Return how the texts of a workdir are read, by as many tokens as the model was made for.
+    """Return how the texts of a workdir are read, as many tokens at once as the model was made for.
 
     Raises:
         UserError: no id stands before a text.
@@ -64,7 +62,7 @@ def reading(opened: OpenRun) -> Reading:
     named = read_json(workdir.generation).get("bos_token_id") if workdir.generation.exists() else None
     told = read_json(workdir.run).get("imported") if workdir.run.exists() else None
     stated = getattr(opened.model, "max_positions", None), (told or {}).get("context")
-    context = next((n for n in stated if isinstance(n, int)), ANY_LENGTH)
+    context = min((n for n in stated if isinstance(n, int)), default=opened.resolved.values["data"]["seq_len"])
     return read_by(opened.tokenizer, context, named if isinstance(named, int) else None)
 
 
