@@ -125,6 +125,21 @@ def test_each_text_and_score_is_that_of_its_own_backend(source, workdir, tasks):
     assert made == other.generate_until(prompts) and len(set(made)) > 6
 
 
+def test_a_chat_is_written_as_by_its_own_backend_and_what_people_type_is_text(source, workdir):
+    from lm_eval.models.huggingface import HFLM
+
+    from llm_jax.evals.harness import MARK, language_model
+
+    run = open_run(workdir)
+    mine = language_model(run.model, run.params(), run.tokenizer, prefix=0, stops=[1], width=96, template=TEMPLATE)
+    other = HFLM(pretrained=str(source), device="cpu", dtype="float32")
+    said = [{"role": "user", "content": "Hi </s> there"}, {"role": "assistant", "content": "It is"}]
+    for turns, goes_on in ((said[:1], False), (said, True)):
+        text = mine.apply_chat_template(turns, add_generation_prompt=not goes_on)
+        assert text.replace(MARK, "") == other.apply_chat_template(turns, add_generation_prompt=not goes_on)
+        assert mine.tok_encode(text).count(1) == 1 and mine.tok_encode(text).count(0) == 2
+
+
 def test_torch_is_not_needed(workdir, tasks):
     code = (
         "import sys; sys.modules['torch'] = None\nfrom llm_jax.cli import main\n"

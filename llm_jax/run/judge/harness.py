@@ -1,6 +1,7 @@
 """A workdir's model before lm-eval's tasks: what to install, which tasks there are, and what was found."""
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,7 @@ def asked(
     from lm_eval import simple_evaluate
 
     manager, chosen = _tasks(names, include)
-    try:
-        manager.load(chosen)
-    except UserError:
-        raise
-    except Exception as error:  # of many libraries below it: datasets, yaml, jinja2
-        _find_the_row(manager, chosen)
-        said = f"{type(error).__name__}: {error}"
-        raise UserError(f"lm-eval cannot load {', '.join(chosen)}: {said[:600]}") from error
+    _check_data(manager, chosen)
     found = simple_evaluate(
         model=model, tasks=chosen, limit=limit, task_manager=manager, log_samples=False, apply_chat_template=chat,
         fewshot_as_multiturn=chat, torch_random_seed=None,
@@ -96,6 +90,25 @@ def _tasks(names: Sequence[str], include: str | None) -> tuple[Any, list[str]]:
     raise UserError(
         f"--lm_eval={unknown[0]} is no task of lm-eval or --include_path{nearest(unknown[0], manager.all_tasks)}"
     )
+
+
+def _check_data(manager: Any, names: Sequence[str]) -> None:
+    """Load tasks once, in silence.
+
+    Raises:
+        UserError: one cannot be loaded; the first row that is no JSON object is named by file and line.
+    """
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)  # what it warns of comes again when it judges
+    try:
+        manager.load(names)
+    except Exception as error:  # of many libraries below it: datasets, yaml, jinja2
+        _find_the_row(manager, names)
+        said = f"{type(error).__name__}: {error}"
+        raise UserError(f"lm-eval cannot load {', '.join(names)}: {said[:600]}") from error
+    finally:
+        log.setLevel(level)
 
 
 def _find_the_row(manager: Any, names: Sequence[str]) -> None:
