@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,15 +72,20 @@ def _judged(model: Model, params: Params, batch: Batch, *, layout: Hashable) -> 
 
 
 def _of_targets(head: Callable[[Array], Array], hidden: Array, targets: Array) -> tuple[Array, Array]:
-    """Return log p of each target and whether it is the likeliest, both [B,T], from some positions at a time."""
-    B, T = targets.shape
-    pieces = math.gcd(T, bucket(max(1, B * T // TOKENS), 1))
+    """Return log p of each target and whether it is the likeliest, both [B,T]."""
 
-    def piece(xs: tuple[Array, Array]) -> tuple[Array, Array]:
-        logits = head(xs[0]).astype(jnp.float32)
-        chosen = jnp.take_along_axis(logits, xs[1][..., None], axis=-1)[..., 0]
-        return chosen - jax.nn.logsumexp(logits, axis=-1), logits.argmax(-1) == xs[1]
+    def piece(hidden: Array, targets: Array) -> tuple[Array, Array]:
+        logits = head(hidden).astype(jnp.float32)
+        chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return chosen - jax.nn.logsumexp(logits, axis=-1), logits.argmax(-1) == targets
 
-    split = (jnp.moveaxis(x.reshape(B, pieces, T // pieces, *x.shape[2:]), 1, 0) for x in (hidden, targets))
-    log_p, likeliest = (jnp.moveaxis(x, 0, 1).reshape(B, T) for x in jax.lax.map(piece, tuple(split)))
+    log_p, likeliest = (jnp.moveaxis(x, 0, 1).reshape(targets.shape) for x in in_pieces(piece, hidden, targets))
     return log_p, likeliest
+
+
+def in_pieces(function: Callable[..., Any], *arrays: Array) -> Any:
+    """Return a function of each piece of arrays [B,T,…] along T, results stacked: so that few logits exist at once."""
+    B, T = arrays[0].shape[:2]
+    count = math.gcd(T, bucket(max(1, B * T // TOKENS), 1))
+    split = tuple(jnp.moveaxis(x.reshape(B, count, T // count, *x.shape[2:]), 1, 0) for x in arrays)
+    return jax.lax.map(lambda xs: function(*xs), split)

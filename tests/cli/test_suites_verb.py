@@ -17,7 +17,7 @@ def quiz(tmp_path):
 
 
 def test_suites_are_asked_at_each_evaluation_and_from_the_workdir(recipe, tmp_path, quiz, capsys):
-    run, asked = tmp_path / "run", ["domains", f"choices:{quiz}"]
+    run, asked = tmp_path / "run", ["domains", f"choices:{quiz}", "calibration"]
     told = [f"--config={recipe}", f"--workdir={run}", f"--config.eval.suites={asked!r}", "--no_huge_pages"]
     more = ["--config.train.duration=4 steps", "--config.eval.every=2", "--config.eval.batches=1"]
     assert main(["train", *told, *more]) == 0

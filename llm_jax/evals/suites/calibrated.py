@@ -12,6 +12,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.targets import targets_and_weights
 from llm_jax.core.types import Array, Batch, Model, Params
 from llm_jax.decode.sample import layout
+from llm_jax.decode.score import in_pieces
 from llm_jax.evals.bootstrap import bootstrap
 from llm_jax.evals.calibration import BINS, expected_error
 from llm_jax.evals.perplexity import Estimate, ratio
@@ -53,13 +54,12 @@ def _sums(model: Model, params: Params, batch: Batch, *, bins: int, layout: Hash
     targets, weights = targets_and_weights(batch)
     outputs = model.apply(params, batch, key=None)
 
-    def row(xs: tuple[Array, Array, Array]) -> Array:
-        hidden, target, weight = xs
-        logits = outputs.head(hidden[None])[0].astype(jnp.float32)
+    def piece(hidden: Array, target: Array, weight: Array) -> Array:
+        logits = outputs.head(hidden).astype(jnp.float32)
         confidence = jnp.exp(logits.max(-1) - jax.nn.logsumexp(logits, axis=-1))
         at = jnp.clip(jnp.ceil(confidence * bins).astype(jnp.int32) - 1, 0, bins - 1)
         columns = jnp.stack([jnp.ones_like(weight), confidence, logits.argmax(-1) == target], axis=-1)
-        return jax.nn.one_hot(at, bins, axis=0) @ (columns * weight[:, None])
+        return jnp.einsum("btm,btc->bmc", jax.nn.one_hot(at, bins), columns * weight[..., None])
 
-    summed: Array = jax.lax.map(row, (outputs.hidden, targets, weights))
+    summed: Array = in_pieces(piece, outputs.hidden, targets, weights).sum(axis=0)
     return summed
