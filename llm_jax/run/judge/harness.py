@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,7 @@ def asked(
 
     manager, chosen = _tasks(names, include)
     _check_data(manager, chosen)
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval's bootstrap would fork, with jax's threads running
     found = simple_evaluate(
         model=model, tasks=chosen, limit=limit, task_manager=manager, log_samples=False, apply_chat_template=chat,
         fewshot_as_multiturn=chat, torch_random_seed=None,
