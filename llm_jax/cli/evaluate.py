@@ -130,8 +130,8 @@ def _lm_eval(flags: Any) -> int:
     opened = open_run(flags.workdir)
     with hosts.together().active():
         found = harness.asked(
-            opened, opened.params(flags.step), [name.strip() for name in flags.lm_eval.split(",")],
-            include=flags.include_path, limit=flags.limit, chat=flags.chat,
+            opened, [name.strip() for name in flags.lm_eval.split(",")], step=flags.step, include=flags.include_path,
+            limit=flags.limit, chat=flags.chat,
         )  # fmt: skip
     if hosts.is_first():
         print(harness.table(found))

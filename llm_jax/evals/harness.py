@@ -5,7 +5,7 @@ All else, tasks, few-shot prompts, metrics and errors, is lm-eval's: `pip instal
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -161,8 +161,8 @@ def _settings(given: Mapping[str, Any]) -> Sampling:
     return Sampling(**{"temperature": 1.0, **{name: given[name] for name in DRAWN if name in given}})
 
 
-def language_model(*args: Any, **kwargs: Any) -> Any:
-    """Return an `lm_eval.api.model.LM` that answers as `Answers`, whose arguments these are.
+def language_model() -> Callable[..., Any]:
+    """Return the class of an `lm_eval.api.model.LM` that answers as `Answers`, with its arguments.
 
     Raises:
         UserError: lm-eval is not installed.
@@ -173,4 +173,4 @@ def language_model(*args: Any, **kwargs: Any) -> Any:
         raise UserError(
             "lm-eval is not installed: pip install -r requirements-evals.txt (torch is not needed)"
         ) from None
-    return type("LlmJax", (Answers, TemplateLM), {})(*args, **kwargs)
+    return type("LlmJax", (Answers, TemplateLM), {})

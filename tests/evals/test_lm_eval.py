@@ -103,7 +103,9 @@ def test_each_text_and_score_is_that_of_its_own_backend(source, workdir, tasks):
 
     run = open_run(workdir)
     read = reading(run)
-    mine = language_model(run.model, run.params(), run.tokenizer, prefix=read.start, stops=run.stops, width=read.window)
+    mine = language_model()(
+        run.model, run.params(), run.tokenizer, prefix=read.start, stops=run.stops, width=read.window
+    )
     other = HFLM(pretrained=str(source), device="cpu", dtype="float32", batch_size=3)
     rows = [json.loads(line) for line in (tasks / "questions.jsonl").read_text().splitlines()]
     long = " ".join(local_tasks.speeches(1)[0])[:1500]  # of more tokens than the model reads
@@ -131,7 +133,7 @@ def test_a_chat_is_written_as_by_its_own_backend_and_what_people_type_is_text(so
     from llm_jax.evals.harness import MARK, language_model
 
     run = open_run(workdir)
-    mine = language_model(run.model, run.params(), run.tokenizer, prefix=0, stops=[1], width=96, template=TEMPLATE)
+    mine = language_model()(run.model, run.params(), run.tokenizer, prefix=0, stops=[1], width=96, template=TEMPLATE)
     other = HFLM(pretrained=str(source), device="cpu", dtype="float32")
     said = [{"role": "user", "content": "Hi </s> there"}, {"role": "assistant", "content": "It is"}]
     for turns, goes_on in ((said[:1], False), (said, True)):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from llm_jax.core.table import UserError, nearest
-from llm_jax.core.types import Params
 from llm_jax.evals import rows
 from llm_jax.evals.harness import language_model
 from llm_jax.run.generate import decoding
@@ -18,9 +17,9 @@ from llm_jax.run.open_run import OpenRun
 
 def asked(
     opened: OpenRun,
-    params: Params,
     names: Sequence[str],
     *,
+    step: int | None = None,
     include: str | None = None,
     limit: int | None = None,
     chat: bool = False,
@@ -29,8 +28,8 @@ def asked(
 
     Args:
         opened: the run.
-        params: its parameters.
         names: of tasks, groups or tags of lm-eval, or patterns of them.
+        step: which checkpoint; the newest by default.
         include: a folder with tasks (YAML) of one's own.
         limit: only so many documents of each task.
         chat: put questions by the chat template of the workdir.
@@ -38,20 +37,21 @@ def asked(
     Raises:
         UserError: lm-eval is missing, a task is not known, its data cannot be had, or the model continues no texts.
     """
+    made = language_model()
     template = None
     if chat:
         if not opened.workdir.template.exists():
             raise UserError(f"{opened.workdir.path} has no chat_template.jinja; leave out --chat")
         template = opened.workdir.template.read_text()
+    manager, chosen = _tasks(names, include)
+    _check_data(manager, chosen)
     read = reading(opened)
-    model = language_model(
-        decoding(opened.model), params, read.tokenizer, prefix=read.start, stops=opened.stops, width=read.window,
-        template=template,
+    model = made(
+        decoding(opened.model), opened.params(step), read.tokenizer, prefix=read.start, stops=opened.stops,
+        width=read.window, template=template,
     )  # fmt: skip
     from lm_eval import simple_evaluate
 
-    manager, chosen = _tasks(names, include)
-    _check_data(manager, chosen)
     os.environ.setdefault("DISABLE_MULTIPROC", "1")  # lm-eval's bootstrap would fork, with jax's threads running
     found = simple_evaluate(
         model=model, tasks=chosen, limit=limit, task_manager=manager, log_samples=False, apply_chat_template=chat,
