@@ -105,15 +105,13 @@ def _suites(flags: Any) -> int:
     asked = open_suites([word.strip() for word in flags.suite.split(",")], "--suite")
     opened = open_run(flags.workdir)
     where = _where(opened, flags.data)
-    none = where["source"] is None and where["mixture"] is None
+    values = opened.resolved.values
     with hosts.together().active():
-        loader, rows = (
-            (None, opened.resolved.values["data"]["batch_size"]) if none else _loader(opened, flags.data, whole=False)
-        )
         case = Case(
-            opened.model, opened.params(flags.step), suites.reading(opened), loader, rows,
-            lambda: suites.documents(where), () if none else suites.component_names(where),
-            opened.resolved.values["data"]["seq_len"], flags.batches, opened.resolved.values["seed"],
+            opened.model, opened.params(flags.step), suites.reading(opened),
+            lambda: _loader(opened, flags.data, whole=False)[0], values["eval"]["batch_size"] or
+            values["data"]["batch_size"], lambda: suites.documents(where), suites.component_names(where),
+            values["data"]["seq_len"], flags.batches, values["seed"],
         )  # fmt: skip
         found = {word: suite(case) for word, suite in asked.items()}
     if hosts.is_first():

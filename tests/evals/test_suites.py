@@ -11,6 +11,7 @@ import pytest
 from llm_jax.core.table import UserError
 from llm_jax.data.build import build
 from llm_jax.data.documents import Document
+from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate
 from llm_jax.decode.score import score
 from llm_jax.evals import texts
@@ -42,7 +43,7 @@ def case(tmp_path, monkeypatch):
         del mixture[-1]["options"]["held_out"]
     loader = build(tokenizer=WORDS, seq_len=32, batch_size=2, mixture=mixture).validation
     held = [Document(text, name) for name, text in SPEECHES.items()]
-    return Case(MODEL, PARAMS, READING, loader, 2, lambda: iter(held), ("a", "b"), 32)
+    return Case(MODEL, PARAMS, READING, lambda: loader, 2, lambda: iter(held), ("a", "b"), 32)
 
 
 def asked(word, case):
@@ -66,23 +67,17 @@ def test_scores_come_in_the_order_of_their_rows_and_say_what_is_likeliest():
     pairs = [(random.integers(0, 256, n).tolist(), random.integers(0, 256, m).tolist())
              for n, m in ((3, 2), (40, 9), (1, 1), (7, 30))]  # fmt: skip
     prompt = pairs[0][0]
-    pairs.append((prompt, generate(MODEL, PARAMS, [prompt], max_new_tokens=4, settings=None or greedy())[0]))
+    pairs.append((prompt, generate(MODEL, PARAMS, [prompt], max_new_tokens=4, settings=Sampling(0.0))[0]))
     found = texts.scores(MODEL, PARAMS, pairs)
     for i, (context, more) in enumerate(pairs):
         np.testing.assert_allclose(found.log_prob[i], score(MODEL, PARAMS, [context], [more]).log_prob[0], rtol=1e-5)
     assert found.greedy.tolist() == [False, False, False, False, True]
 
 
-def greedy():
-    from llm_jax.decode.filters import Sampling
-
-    return Sampling(0.0)
-
-
 def test_domains_add_up_to_the_held_out_text(case):
     found = asked("domains", case)
     assert sorted(found) == ["a/bits_per_byte", "a/perplexity", "b/bits_per_byte", "b/perplexity"]
-    whole = perplexity(jax.jit(partial(row_sums, MODEL, PARAMS)), case.loader.once(2))["bits_per_byte"]
+    whole = perplexity(jax.jit(partial(row_sums, MODEL, PARAMS)), case.loader().once(2))["bits_per_byte"]
     parts = [found[f"{name}/bits_per_byte"] for name in "ab"]
     assert sum(e.count for e in parts) == whole.count
     assert sum(e.value * e.count for e in parts) / whole.count == pytest.approx(whole.value, rel=1e-5)
@@ -101,7 +96,7 @@ def test_domains_by_name_are_what_the_name_of_a_document_says(case):
 def test_calibration_is_that_of_every_token_by_itself(case):
     found = asked("calibration:7", case)
     confidence, correct = [], []
-    for batch in case.loader.once(2):
+    for batch in case.loader().once(2):
         p = jax.nn.softmax(MODEL.apply(PARAMS, batch).logits)
         real = batch["weights"] > 0
         confidence.extend(np.asarray(p.max(-1))[real])
@@ -199,7 +194,7 @@ def test_robustness_is_the_bits_of_each_text_by_its_own_bytes(case):
 
 def test_a_limit_takes_as_much_of_each_document():
     held = [Document("a" * 100, "x"), Document("b" * 100, "y")]
-    case = Case(MODEL, PARAMS, READING, None, 2, lambda: iter(held), (), 32, limit=2)
+    case = Case(MODEL, PARAMS, READING, lambda: None, 2, lambda: iter(held), (), 32, limit=2)
     assert [(name, len(ids)) for name, ids in case.pieces()] == [("x", 32), ("x", 32), ("y", 32), ("y", 32)]
     with pytest.raises(UserError, match="hold nothing out"):
         list(case.batches())

@@ -20,7 +20,7 @@ class Case:
     Attributes:
         model, params: as they compute, without an adapter.
         reading: how texts become ids.
-        loader: of the held-out rows, `rows` of them a batch; None where nothing is held out.
+        loader: opens the held-out rows, `rows` of them a batch; None where nothing is held out.
         documents: opens the held-out texts.
         components: names of the members of a mixture, by the `domain` of a row.
         seq_len: tokens of a piece of text.
@@ -31,7 +31,7 @@ class Case:
     model: Model
     params: Params
     reading: Reading
-    loader: Loader | None
+    loader: Callable[[], Loader | None]
     rows: int
     documents: Callable[[], Iterator[Document]]
     components: Sequence[str]
@@ -45,9 +45,10 @@ class Case:
         Raises:
             UserError: nothing is held out.
         """
-        if self.loader is None:
+        loader = self.loader()
+        if loader is None:
             raise UserError("this suite is about held-out text, and these data hold nothing out; name other text")
-        for batch in self.loader.once(self.rows, *hosts.share(self.rows), self.limit):
+        for batch in loader.once(self.rows, *hosts.share(self.rows), self.limit):
             yield hosts.to_devices(batch, self.rows)
 
     def pieces(self) -> list[tuple[str, np.ndarray]]:

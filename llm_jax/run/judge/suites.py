@@ -7,7 +7,7 @@ from typing import Any
 from llm_jax.adapt.adapted import merged
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Params
-from llm_jax.data.build import components, opened_texts
+from llm_jax.data.build import Component, components, opened_texts
 from llm_jax.data.documents import Document
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites import Suite
@@ -39,7 +39,7 @@ def during(
     data, (model, params) = run.sections.data, merged(run.model, params)
     where = {name: getattr(data, name) for name in ("source", "options", "mixture", "normalization")}
     case = Case(
-        model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)), run.data.validation,
+        model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)), lambda: run.data.validation,
         run.sections.eval.batch_size or data.batch_size, lambda: documents(where), component_names(where),
         data.seq_len, limit, run.config.values["seed"],
     )  # fmt: skip
@@ -80,7 +80,7 @@ def read_by(words: Tokenizer, window: int, start: int | None = None) -> Reading:
 
 def component_names(where: Where) -> Sequence[str]:
     """Return the names of the members of a mixture, each with its place where a source comes twice."""
-    names = [part.source for part in components(where["source"], where["options"], where["mixture"])]
+    names = [part.source for part in _parts(where)]
     return [name if names.count(name) == 1 else f"{name}[{i}]" for i, name in enumerate(names)]
 
 
@@ -88,15 +88,23 @@ def documents(where: Where) -> Iterator[Document]:
     """Yield the held-out texts of a run.
 
     Raises:
-        UserError: a source holds token shards, and no text.
+        UserError: a source holds out no text, or the run has none.
     """
-    for part in components(where["source"], where["options"], where["mixture"]):
+    if not _parts(where):
+        raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
+    for part in _parts(where):
         texts = opened_texts(part, "validation", where["normalization"])
         if texts is None:
             raise UserError(
                 f"data.source={part.source!r} holds out no text (only tokens, or nothing), which this suite reads"
             )
         yield from texts
+
+
+def _parts(where: Where) -> list[Component]:
+    if where["source"] is None and where["mixture"] is None:
+        return []
+    return components(where["source"], where["options"], where["mixture"])
 
 
 def table(found: Mapping[str, Mapping[str, Estimate]]) -> str:
