@@ -40,8 +40,8 @@ def during(
     where = {name: getattr(data, name) for name in ("source", "options", "mixture", "normalization")}
     case = Case(
         model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)),
-        lambda: run.data.validation, run.sections.eval.batch_size or data.batch_size, lambda: documents(where), component_names(where),
-        data.seq_len, limit, run.config.values["seed"],
+        lambda: run.data.validation, run.sections.eval.batch_size or data.batch_size, lambda: documents(where),
+        component_names(where), data.seq_len, limit, run.config.values["seed"],
     )  # fmt: skip
     for word, suite in suites.items():
         found = suite(case)
