@@ -12,7 +12,7 @@ from llm_jax.core.table import UserError
 from llm_jax.data.build import build
 from llm_jax.data.documents import Document
 from llm_jax.decode.filters import Sampling
-from llm_jax.decode.sample import generate
+from llm_jax.decode.sample import generate, layout
 from llm_jax.decode.score import score
 from llm_jax.evals import texts
 from llm_jax.evals.calibration import binned, expected_error
@@ -20,6 +20,7 @@ from llm_jax.evals.harness import Answers
 from llm_jax.evals.perplexity import perplexity, row_sums
 from llm_jax.evals.perturb import PERTURBATIONS, perturbed
 from llm_jax.evals.suites import check_names, open_suites
+from llm_jax.evals.suites.calibrated import sums
 from llm_jax.evals.suites.case import Case
 from llm_jax.evals.suites.choices import questions
 from llm_jax.models.decoder.llama import Llama
@@ -101,6 +102,9 @@ def test_calibration_is_that_of_every_token_by_itself(case):
         real = batch["weights"] > 0
         confidence.extend(np.asarray(p.max(-1))[real])
         correct.extend((np.asarray(p.argmax(-1)) == batch["targets"])[real])
+    table = sum(np.asarray(sums(MODEL, PARAMS, b, bins=7, layout=layout())).sum(0) for b in case.loader().once(2))
+    np.testing.assert_allclose(table, binned(np.array(confidence), correct, 7).sum(0), rtol=1e-4)
+    assert (table[:, 0] > 0).sum() > 2
     assert found["ece"].value == pytest.approx(expected_error(binned(np.array(confidence), correct, 7)), rel=1e-4)
     assert found["accuracy"].value == pytest.approx(np.mean(correct))
     assert found["confidence"].value == pytest.approx(np.mean(confidence), rel=1e-4)

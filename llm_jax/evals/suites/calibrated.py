@@ -37,7 +37,7 @@ def calibrated(argument: str) -> Callable[[Case], dict[str, Estimate]]:
 
 
 def _judged(bins: int, case: Case) -> dict[str, Estimate]:
-    found = [hosts.whole(_sums(case.model, case.params, batch, bins=bins, layout=layout())) for batch in case.batches()]
+    found = [hosts.whole(sums(case.model, case.params, batch, bins=bins, layout=layout())) for batch in case.batches()]
     rows = np.concatenate(found).astype(np.float64)  # [N,M,3]
     rows = rows[rows[:, :, 0].sum(axis=1) > 0]
     weight, confidence, correct = np.moveaxis(rows.sum(axis=1), 1, 0)
@@ -49,7 +49,7 @@ def _judged(bins: int, case: Case) -> dict[str, Estimate]:
 
 
 @partial(jax.jit, static_argnames=("model", "bins", "layout"))
-def _sums(model: Model, params: Params, batch: Batch, *, bins: int, layout: Hashable) -> Array:
+def sums(model: Model, params: Params, batch: Batch, *, bins: int, layout: Hashable) -> Array:
     """Return float32 [B,M,3]: the weight, confidence and correctness of each row's tokens, summed in each bin."""
     targets, weights = targets_and_weights(batch)
     outputs = model.apply(params, batch, key=None)
