@@ -80,7 +80,8 @@ def test_domains_add_up_to_the_held_out_text(case):
     assert sorted(found) == ["a/bits_per_byte", "a/perplexity", "b/bits_per_byte", "b/perplexity"]
     whole = perplexity(jax.jit(partial(row_sums, MODEL, PARAMS)), case.loader().once(2))["bits_per_byte"]
     parts = [found[f"{name}/bits_per_byte"] for name in "ab"]
-    assert sum(e.count for e in parts) == whole.count
+    sizes = [sum(b["bytes"][b["domain"] == i].sum() for b in case.loader().once(2)) for i in range(2)]
+    assert [e.count for e in parts] == sizes and sum(sizes) == whole.count and sizes[0] != sizes[1]
     assert sum(e.value * e.count for e in parts) / whole.count == pytest.approx(whole.value, rel=1e-5)
 
 
