@@ -5,7 +5,7 @@ import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.evals import fairness
-from llm_jax.evals.calibration import binned, expected_error
+from llm_jax.evals.suites.calibration import binned, expected_error
 
 LABELS = [1, 1, 0, 0, 1, 1, 1, 0]
 SAID = [1, 0, 1, 0, 1, 1, 1, 0]

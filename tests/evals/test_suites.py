@@ -15,14 +15,14 @@ from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate, layout
 from llm_jax.decode.score import score
 from llm_jax.evals import texts
-from llm_jax.evals.calibration import binned, expected_error
 from llm_jax.evals.harness import Answers
 from llm_jax.evals.perplexity import perplexity, row_sums
-from llm_jax.evals.perturb import PERTURBATIONS, perturbed
 from llm_jax.evals.suites import check_names, open_suites
 from llm_jax.evals.suites.calibrated import sums
+from llm_jax.evals.suites.calibration import binned, expected_error
 from llm_jax.evals.suites.case import Case
 from llm_jax.evals.suites.choices import questions
+from llm_jax.evals.suites.perturb import PERTURBATIONS, perturbed
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.text import tokenizers
 

@@ -14,8 +14,8 @@ from llm_jax.core.types import Array, Batch, Model, Params
 from llm_jax.decode.sample import layout
 from llm_jax.decode.score import in_pieces
 from llm_jax.evals.bootstrap import bootstrap
-from llm_jax.evals.calibration import BINS, expected_error
 from llm_jax.evals.perplexity import Estimate, ratio
+from llm_jax.evals.suites.calibration import BINS, expected_error
 from llm_jax.evals.suites.case import Case
 from llm_jax.mesh import hosts
 

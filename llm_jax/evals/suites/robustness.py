@@ -9,8 +9,8 @@ import numpy as np
 from llm_jax.core.table import UserError
 from llm_jax.evals.bootstrap import bootstrap
 from llm_jax.evals.perplexity import Estimate
-from llm_jax.evals.perturb import PERTURBATIONS, perturbed
 from llm_jax.evals.suites.case import Case
+from llm_jax.evals.suites.perturb import PERTURBATIONS, perturbed
 from llm_jax.evals.texts import rolling
 
 RATE = 0.05
