@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -96,14 +97,15 @@ def test_domains_by_name_are_what_the_name_of_a_document_says(case):
 
 
 def test_calibration_is_that_of_every_token_by_itself(case):
-    found = asked("calibration:7", case)
+    params = jax.tree.map(lambda x: 3 * x, PARAMS)  # of every confidence
+    found = asked("calibration:7", replace(case, params=params))
     confidence, correct = [], []
     for batch in case.loader().once(2):
-        p = jax.nn.softmax(MODEL.apply(PARAMS, batch).logits)
+        p = jax.nn.softmax(MODEL.apply(params, batch).logits)
         real = batch["weights"] > 0
         confidence.extend(np.asarray(p.max(-1))[real])
         correct.extend((np.asarray(p.argmax(-1)) == batch["targets"])[real])
-    table = sum(np.asarray(sums(MODEL, PARAMS, b, bins=7, layout=layout())).sum(0) for b in case.loader().once(2))
+    table = sum(np.asarray(sums(MODEL, params, b, bins=7, layout=layout())).sum(0) for b in case.loader().once(2))
     np.testing.assert_allclose(table, binned(np.array(confidence), correct, 7).sum(0), rtol=1e-4)
     assert (table[:, 0] > 0).sum() > 2
     assert found["ece"].value == pytest.approx(expected_error(binned(np.array(confidence), correct, 7)), rel=1e-4)
