@@ -13,7 +13,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Decodes, Params
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import stream, unstacked
-from llm_jax.evals.texts import batches, rolling, scores
+from llm_jax.evals.suites.texts import batches, rolling, scores
 from llm_jax.text import chat
 from llm_jax.text.base import Tokenizer
 
@@ -82,7 +82,7 @@ class Answers:
 
         Literals of control tokens are control tokens in chats, where the template wrote them, and text elsewhere.
         """
-        ids = self._words.encode(string).tolist() if self._template is None else chat.read(string, self._words, MARK)
+        ids = self._words.encode(string).tolist() if self._template is None else chat.ids(string, self._words, MARK)
         start = self._words.bos_id
         return ids if add_special_tokens is False or start is None or ids[:1] == [start] else [start, *ids]
 

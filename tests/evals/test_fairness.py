@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
-from llm_jax.evals import fairness
+from llm_jax.evals.suites import fairness
 from llm_jax.evals.suites.calibration import binned, expected_error
 
 LABELS = [1, 1, 0, 0, 1, 1, 1, 0]

@@ -15,10 +15,9 @@ from llm_jax.data.documents import Document
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate, layout
 from llm_jax.decode.score import score
-from llm_jax.evals import texts
 from llm_jax.evals.harness import Answers
 from llm_jax.evals.perplexity import perplexity, row_sums
-from llm_jax.evals.suites import check_names, open_suites
+from llm_jax.evals.suites import check_names, open_suites, texts
 from llm_jax.evals.suites.calibrated import sums
 from llm_jax.evals.suites.calibration import binned, expected_error
 from llm_jax.evals.suites.case import Case

@@ -9,7 +9,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Decodes, Model, Params
 from llm_jax.data.documents import Document
 from llm_jax.data.loader import Loader
-from llm_jax.evals.texts import Reading
+from llm_jax.evals.suites.texts import Reading
 from llm_jax.mesh import hosts
 
 

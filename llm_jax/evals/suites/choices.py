@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.evals import texts
 from llm_jax.evals.bootstrap import bootstrap
 from llm_jax.evals.perplexity import Estimate
-from llm_jax.evals.suites import rows
+from llm_jax.evals.suites import rows, texts
 from llm_jax.evals.suites.calibration import binned, expected_error
 from llm_jax.evals.suites.case import Case
 

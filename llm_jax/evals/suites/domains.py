@@ -13,7 +13,7 @@ from llm_jax.core.types import Array, Batch, Model, Params
 from llm_jax.decode.sample import layout
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
 from llm_jax.evals.suites.case import Case
-from llm_jax.evals.texts import rolling
+from llm_jax.evals.suites.texts import rolling
 from llm_jax.mesh import hosts
 
 

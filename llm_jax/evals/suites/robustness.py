@@ -11,7 +11,7 @@ from llm_jax.evals.bootstrap import bootstrap
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites.case import Case
 from llm_jax.evals.suites.perturb import PERTURBATIONS, perturbed
-from llm_jax.evals.texts import rolling
+from llm_jax.evals.suites.texts import rolling
 
 RATE = 0.05
 

@@ -10,9 +10,9 @@ from llm_jax.core.types import Params
 from llm_jax.data.build import Component, components, opened_texts
 from llm_jax.data.documents import Document
 from llm_jax.evals.perplexity import Estimate
-from llm_jax.evals.suites import Suite
+from llm_jax.evals.suites import open_suites
 from llm_jax.evals.suites.case import Case
-from llm_jax.evals.texts import Reading
+from llm_jax.evals.suites.texts import Reading
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.open_run import OpenRun
@@ -25,7 +25,6 @@ Where = Mapping[str, Any]  # source, options, mixture and normalization of the s
 
 
 def during(
-    suites: Mapping[str, Suite],
     run: Run,
     step: int,
     params: Params,
@@ -34,6 +33,7 @@ def during(
     say: Callable[[str], None],
 ) -> None:
     """Ask a model in training, and log what is found: a row and a line a suite."""
+    suites = open_suites(run.sections.eval.suites, "eval.suites")
     if not suites:
         return
     data, (model, params) = run.sections.data, merged(run.model, params)
