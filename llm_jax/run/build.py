@@ -23,6 +23,7 @@ from llm_jax.data.clients import Rounds
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.forms import Form
 from llm_jax.data.features import Transform
+from llm_jax.evals.suites import open_suites
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import learnt
@@ -122,6 +123,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     fit.check(plan, declared, [rows, *judged])
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
+    open_suites(parts.eval.suites, "eval.suites")
     writer = built.base if isinstance(built, Adapted) else built
     if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
@@ -281,6 +283,8 @@ def build(config: Config, *, words: Tokenizer | None = None, template: str | Non
     words = words or tokenizer(parts)
     check_vocabulary(config.values["model"].get("vocab_size"), words)
     loaders = batches(config, parts, words, template)
+    if parts.eval.suites and loaders.validation is None:
+        raise UserError("eval.suites are asked where held-out text is judged, and these data hold nothing out")
     duration = durations.parse(parts.train.duration)
     steps = num_steps(parts, duration, loaders.train.examples_per_epoch)
     built = model(config, vocab_size=words.vocab_size)

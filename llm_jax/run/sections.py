@@ -12,6 +12,7 @@ from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.decode.beam import Beams
 from llm_jax.decode.filters import Sampling
+from llm_jax.evals.suites import check_names
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.mesh.plan import AXES
 from llm_jax.run.targets import Launch
@@ -91,16 +92,19 @@ class Expected:
 class Eval:
     """Held-out evaluation: on at most `batches` batches while training, on all at the end.
 
-    every: so many steps; epochs: or so many epochs; both 0: only at the end.
+    every: so many steps; epochs: or so many epochs; both 0: only at the end. suites: what else is asked then, keys of
+    evals.suites.SUITES, each with its argument: ["choices:quiz.jsonl"].
     """
 
     every: int = 0
     epochs: int = 0
     batches: int | None = 16
     batch_size: int | None = None
+    suites: list[str] = field(default_factory=list)
     expected: Expected = field(default_factory=Expected)
 
     def __post_init__(self) -> None:
+        check_names(self.suites, "eval.suites")
         checks.non_negative("eval", every=self.every, epochs=self.epochs)
         checks.positive("eval", batches=self.batches, batch_size=self.batch_size)
 

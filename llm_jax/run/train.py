@@ -232,7 +232,7 @@ class Loop:
         if hosts.is_first():
             self._metrics.write(step, "validation", evaluation.values(found), found["loss"].count)
             self._line.say(evaluation.reported(self._run, self._evaluate, step, found))
-        evaluation.write_samples(self._run, self._workdir, step, params, self._line.say)
+        evaluation.beside(self._run, self._workdir, step, params, limit, self._metrics, self._line.say)
         return found
 
     def _save(self, step: int, state: State, metrics: dict[str, float]) -> None:
