@@ -24,8 +24,8 @@ PLANS = {
 SHARDED = [name for name in PLANS if "fsdp" in name]
 
 
-def compiled(name):
-    sizes = {"data": 1, "fsdp": 1, "tensor": 1, **PLANS[name]}
+def compiled(mesh):
+    sizes = {"data": 1, "fsdp": 1, "tensor": 1, **mesh}
     config = resolve(load_recipe("configs/llama_1b.py"), [*SMALL, *((f"mesh.{a}", str(n)) for a, n in sizes.items())])
     w = workload.of(config, SLICE)
     answer, text = aot.compiled(config, w, SLICE)
@@ -39,7 +39,7 @@ def sent(rows, axis, *kinds):
 
 def both(name):
     """(what the compiled step sends, what the formulas say, the workload)."""
-    _, w, answer, program = compiled(name)
+    _, w, answer, program = compiled(PLANS[name])
     return collectives.traffic(program, answer["mesh"]), links.traffic(w), w
 
 
@@ -86,7 +86,7 @@ def test_tensor_parallel_sums_activations_as_the_formula_says():
 
 @pytest.mark.parametrize("name", SHARDED)
 def test_no_turn_of_the_layer_loop_gathers_more_than_a_layer(name):
-    _, w, _, program = compiled(name)
+    _, w, _, program = compiled(PLANS[name])
     layer = 2 * (w.parameters - w.table_parameters) / w.layers / w.mesh["tensor"]
     turns = [
         sum(line.result_bytes for line in program.computations.get(body, []) if line.op == "all-gather")
@@ -98,7 +98,7 @@ def test_no_turn_of_the_layer_loop_gathers_more_than_a_layer(name):
 
 
 def test_state_takes_the_bytes_that_its_shardings_say():
-    config, w, answer, _ = compiled("fsdp16")
+    config, w, answer, _ = compiled(PLANS["fsdp16"])
     plan = estimate.by_compiler(config, w, SLICE, exact=False, timeout=600)
     assert answer["state_bytes"]["params"] == pytest.approx(4 * w.parameters / 16, rel=0.01)
     assert answer["state_bytes"]["optimizer"] == pytest.approx(8 * w.parameters / 16, rel=0.01)
@@ -108,9 +108,8 @@ def test_state_takes_the_bytes_that_its_shardings_say():
 @pytest.mark.parametrize("repeats", ["1", "2"])
 def test_a_pipeline_sends_activations_between_stages_and_gathers_no_parameters(repeats):
     """What goes over `stage` are activations; with two repeats each stage's layers too, once there and once back."""
-    mesh = {"stage": "2", "fsdp": "4", "tensor": "2", "pipeline.microbatches": "4", "pipeline.repeats": repeats}
-    more = [(f"mesh.{name}", value) for name, value in mesh.items()]
-    _, w, answer, program = compiled(*more)
+    mesh = {"stage": 2, "fsdp": 4, "tensor": 2, "pipeline.microbatches": 4, "pipeline.repeats": repeats}
+    _, w, answer, program = compiled(mesh)
     blocks = w.parameters - w.table_parameters
     assert answer["state_bytes"]["params"] == pytest.approx(4 * (blocks / 16 + w.table_parameters / 8), rel=0.01)
     over = [r for r in collectives.traffic(program, answer["mesh"]) if r.axes == ("stage",)]
