@@ -17,15 +17,19 @@ def run(arguments: Sequence[str]) -> int:
         value = getattr(flags, name)
         if value is not None and not value > 0:
             raise UserError(f"--{name}={value:g} must be above zero")
+    if flags.analytic and flags.exact:
+        raise UserError("--analytic compiles nothing and --exact compiles in full; leave one of them out")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the compiler of the chips runs in a process of its own
     from llm_jax.planning import estimate, report, topology, workload
     from llm_jax.run.config import load_recipe, resolve
 
     if flags.plot:
-        report.check_plot()
+        report.check_plot(flags.plot)
     chosen = topology.parse(flags.topology, flags.slices)
     config = resolve(load_recipe(flags.config), overrides)
     w = workload.of(config, chosen)
+    for name in ("out", "plot"):
+        _made_room(name, getattr(flags, name))
     if flags.search:
         plan = _search(flags, config, w, chosen)
     elif flags.analytic:
@@ -36,13 +40,24 @@ def run(arguments: Sequence[str]) -> int:
         plan = _budgeted(flags, plan, w, chosen)
     print(report.text(plan))
     if flags.out:
-        path = Path(flags.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"config": flags.config, **plan}, indent=1) + "\n")
-        print(f"saved to {path}")
+        Path(flags.out).write_text(json.dumps({"config": flags.config, **plan}, indent=1) + "\n")
+        print(f"saved to {flags.out}")
     if flags.plot:
         report.draw(plan, flags.plot)
     return 0
+
+
+def _made_room(name: str, path: str | None) -> None:
+    """Make the folder of a file that will be written, before the compiler is asked."""
+    if path is None:
+        return
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--{name}={path}: its folder cannot be made: {error.strerror or error}") from None
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--{name}={path} cannot be written: it is a folder, or in one that is not yours")
 
 
 def _parser() -> Parser:

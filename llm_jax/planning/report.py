@@ -1,9 +1,12 @@
 """A plan in words, and as a picture of where the time goes."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from llm_jax.core.table import UserError
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def text(plan: dict[str, Any]) -> str:
@@ -76,12 +79,14 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:,.2f} GB"
 
 
-def check_plot() -> None:
+def check_plot(path: str) -> None:
     """Refuse a picture that cannot be drawn, before the compiler is asked.
 
     Raises:
-        UserError: matplotlib is not installed.
+        UserError: matplotlib is not installed, or the name's ending is no format of pictures.
     """
+    if Path(path).suffix not in PICTURES:
+        raise UserError(f"--plot={path} does not end in one of {', '.join(PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot needs matplotlib: pip install -r requirements-plan.txt")
 
