@@ -1,8 +1,8 @@
 """The real step compiled for chips that are not here; needs requirements-plan.txt (make test-plan).
 
 The laws hold for v5e:4x4 at O1. Where the compiler sends other bytes than the formula, the test says which: it scatters
-gradients of layers by rings within their products, which go on for up to two steps more than a reduce-scatter, sums the
-head's gradient, which it cuts afterwards, and with data x fsdp gathers and sums over both.
+gradients of layers by rings within their products, which go on for up to two steps more than a reduce-scatter, and sums
+the head's gradient, which it cuts afterwards, as all gradients of more than 32 shards (benchmarks/SCATTERING.md).
 """
 
 import pytest
@@ -70,13 +70,14 @@ def test_gradients_of_layers_are_scattered_by_rings_and_that_of_the_head_is_summ
     assert sent(alone, "fsdp", "all-reduce") == pytest.approx(2 * head * (n - 1) / n, rel=0.05)
 
 
-def test_copies_of_shards_are_gathered_and_summed_over_all_devices_that_have_them():
-    """The formula scatters over fsdp and sums shards over data; the compiler sums most over both, as data16 does."""
-    rows, formula, w = both("data4 fsdp4")
-    assert {row.axes for row in rows if row.kind == "all-gather"} == {("data", "fsdp")}
-    reduced = sent(rows, "fsdp", "all-reduce", "reduce-scatter")
+def test_copies_of_shards_are_gathered_over_fsdp_alone_and_part_of_the_gradients_scattered_before_the_sum():
+    """The rest is summed over fsdp, or over both axes, and cut afterwards: in all 1.4 times the formula's bytes."""
+    rows, formula, _ = both("data4 fsdp4")
+    assert {row.axes for row in rows if row.kind == "all-gather"} == {("fsdp",)}
+    assert sent(rows, "fsdp", "reduce-scatter") > 0.3 * sent(formula, "fsdp", "reduce-scatter")
+    reduced = sum(row.sent for row in rows if row.kind in ("all-reduce", "reduce-scatter"))
     least = sent(formula, "fsdp", "reduce-scatter") + sent(formula, "data", "all-reduce")
-    assert least < reduced < 1.05 * collectives.sent("all-reduce", 2 * w.parameters, 16)
+    assert least < reduced < 1.45 * least
 
 
 def test_tensor_parallel_sums_activations_as_the_formula_says():
