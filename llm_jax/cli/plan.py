@@ -91,7 +91,7 @@ def _budgeted(flags: Any, plan: dict[str, Any], w: Any, chosen: Any) -> dict[str
 
 def _search(flags: Any, config: Any, w: Any, chosen: Any) -> dict[str, Any]:
     """Print the ranking, compile the best few, and return the best that fits."""
-    from llm_jax.planning import estimate, search
+    from llm_jax.planning import estimate, report, search
 
     found = search.ranked(w, chosen)
     if not found:
@@ -100,17 +100,17 @@ def _search(flags: Any, config: Any, w: Any, chosen: Any) -> dict[str, Any]:
             "data.seq_len or a smaller data.batch_size"
         )
     print(f"{len(found)} plans fit by formula; the first ten")
-    for candidate, plan in found[:10]:
-        mesh = " ".join(f"{a}={n}" for a, n in plan["mesh"].items())
-        print(
-            f"  MFU {plan['mfu_causal']:.1%}  {plan['bytes'] / 1e9:>6.1f} GB  {plan['binds']:<7} {mesh:<28} "
-            f"remat={candidate.remat} batch={candidate.batch_size}"
-        )
+    for _, plan in found[:10]:
+        print(report.line(plan))
     plans = []
+    if not flags.analytic:
+        print("as compiled")
     for candidate, plan in found[: flags.compile_best]:
         if not flags.analytic:
             plan = estimate.by_compiler(config, candidate, chosen, exact=flags.exact, timeout=flags.timeout)
         plan = _budgeted(flags, plan, candidate, chosen)
+        if not flags.analytic:
+            print(report.line(plan), flush=True)
         plans.append(plan | {"overrides": search.overrides(candidate)})
     best = min(plans, key=lambda p: (not p["fits"], -p["tokens_per_s"]))
     print("the best: " + " ".join(best["overrides"]) + "\n")

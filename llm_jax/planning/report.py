@@ -14,6 +14,16 @@ def text(plan: dict[str, Any]) -> str:
     return "\n".join([*_memory(plan), "", *_time(plan), "", *_training(plan)])
 
 
+def line(plan: dict[str, Any]) -> str:
+    """Return a plan in one line of a ranking."""
+    mesh = " ".join(f"{a}={n}" for a, n in plan["mesh"].items()) or "one device"
+    verdict = "" if plan["fits"] else "  DOES NOT FIT"
+    return (
+        f"  MFU {plan['mfu_causal']:.1%}  {plan['bytes'] / 1e9:>6.1f} GB  {plan['binds']:<7} {mesh:<28} "
+        f"remat={plan['remat']} batch={plan['batch_size']}{verdict}"
+    )
+
+
 def _memory(plan: dict[str, Any]) -> list[str]:
     mesh = " x ".join(f"{a}={n}" for a, n in plan["mesh"].items()) or "one device"
     verdict = "fits" if plan["fits"] else "DOES NOT FIT"
