@@ -25,11 +25,12 @@ def planned(offload, remat="full"):
 
 
 def test_an_optimizer_that_waits_on_the_host_takes_no_bytes_of_the_device_between_steps():
+    """Within a step the compiler holds all of it at O1, as temporaries: nothing is gained there."""
     here, away = planned("None"), planned("optimizer")
     kept = here["bytes_by_kind"]["optimizer"]
     assert (here["host_bytes"], away["host_bytes"]) == (0, pytest.approx(kept, rel=0.01))
     assert away["bytes_by_kind"]["optimizer"] < 1e-3 * kept  # the count of steps
-    assert away["bytes"] < here["bytes"] - 0.5 * kept
+    assert abs(away["bytes"] - here["bytes"]) < 0.1 * kept
     assert "in the host's memory: optimizer, 0." in report.text(away)
 
 
