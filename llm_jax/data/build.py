@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_jax.core.table import UserError, choices, lookup, nearest
-from llm_jax.data.clients import Rounds
+from llm_jax.data.clients import Turns
 from llm_jax.data.documents import Document, Documents
 from llm_jax.data.features import Transform
 from llm_jax.data.loader import Loader
@@ -74,7 +74,7 @@ def build(
     normalization: Mapping[str, Any] | None = None,
     packing: str = "concatenate",
     seed: int = 0,
-    rounds: Rounds | None = None,
+    rounds: Turns | None = None,
     transform: Callable[[int], Transform | None] | None = None,
     train_bytes: bool = False,
     cache_dir: str | Path | None = None,
@@ -90,7 +90,8 @@ def build(
         normalization: the options of `text.normalize.normalize`.
         packing: a key of `PACKINGS`.
         seed: chooses the order.
-        rounds: how clients take turns in the training split, which one source then fills; None for no clients.
+        rounds: how clients take turns in the training split, or rows are sampled; one source then fills it. None: each
+            row comes once an epoch.
         transform: seed -> what the objective makes of packed rows; evaluation has a seed of its own, always the same.
         train_bytes: put `bytes` into the training batches too; validation always has them.
         cache_dir: the cache's folder (default: `text.cache.folder()`).

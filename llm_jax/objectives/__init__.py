@@ -4,6 +4,7 @@ OBJECTIVES = {
     "adversarial": "llm_jax.objectives.adversarial:Adversarial",
     "causal": "llm_jax.objectives.causal:Causal",
     "denoising": "llm_jax.objectives.denoising:Denoising",
+    "distill": "llm_jax.objectives.distill:Distill",
     "elbo": "llm_jax.objectives.elbo:Elbo",
     "masked": "llm_jax.objectives.masked:Masked",
     "prefix": "llm_jax.objectives.prefix:Prefix",

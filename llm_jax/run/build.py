@@ -1,5 +1,6 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,16 +12,19 @@ from jax.sharding import NamedSharding, PartitionSpec
 from llm_jax.adapt import ADAPTERS
 from llm_jax.adapt.adapted import Adapted, adapted
 from llm_jax.adapt.pack import Packing
+from llm_jax.adapt.packed import packed
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Declaration, Decodes, Learner, Model, Objective, Samples, State
+from llm_jax.core.types import Batch, Declaration, Decodes, Learner, Model, Objective, Samples, State
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
 from llm_jax.data.features import Transform
+from llm_jax.data.poisson import Poisson
 from llm_jax.learn import LEARNERS, OUTER
+from llm_jax.learn.accountant import Accountant
 from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import learnt
 from llm_jax.learn.local import federated, local
@@ -34,6 +38,8 @@ from llm_jax.run import sections
 from llm_jax.run.checks import batch, stages, tokens
 from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
+from llm_jax.run.parts.compression import Prune
+from llm_jax.run.parts.privacy import accountant
 from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -59,6 +65,9 @@ class Sections:
     export: sections.Export
     local: sections.Local
     adapt: sections.Adapt
+    compress: sections.Compress
+    prune: sections.Prune
+    private: sections.Private
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class Run:
     duration: Duration
     steps: int | None
     state_shardings: Any
+    accountant: Accountant | None = None
+    lesson: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a batch before the step
 
     @property
     def tokens_per_step(self) -> int:
@@ -99,11 +110,18 @@ def check(config: Config) -> tuple[Sections, Plan]:
         UserError: the first thing that is wrong.
     """
     values, parts = config.values, parts_of(config)
+    if parts.compress.quantize is not None:
+        raise UserError(
+            f"compress.quantize={parts.compress.quantize!r}: a packed model is not trained; train it in float32, then "
+            "`python -m llm_jax compress`. To learn beside packed kernels (QLoRA) set adapt.name and adapt.pack"
+        )
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches
     batch.check_judged(parts.eval.batch_size, plan.batch_shards)
+    if parts.train.learner == "private" and parts.local.name != "none":
+        raise UserError(f'local.name={parts.local.name!r}: train.learner="private" counts no meetings; leave it out')
     if parts.local.name == "none":  # workers have a check of their own
         batch.check(parts.data.batch_size, parts.train.microbatches, plan.batch_shards)
     judged = [] if parts.eval.batch_size is None else [parts.eval.batch_size]
@@ -167,7 +185,10 @@ def model(config: Config, *, vocab_size: int) -> Model:
 
 
 def adaptation(config: Config, plain: Model) -> Model:
-    """Return a model with the adapter of a configuration, which may have none."""
+    """Return a model with the adapter of a configuration, or packed as it says; it may say neither."""
+    kept: sections.Compress = construct(sections.Compress, config.values["compress"])
+    if kept.quantize is not None:
+        return packed(plain, Packing(kept.quantize, kept.group))
     section: sections.Adapt = construct(sections.Adapt, config.values["adapt"])
     if section.name == "none":
         return plain
@@ -190,7 +211,8 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
     if values["layer_decay"] is not None:
         built = model(config, vocab_size=ANY_VOCABULARY)
         values["stacks"] = built.stacks() if hasattr(built, "stacks") else None
-    return transformation(values.pop("name"), rate, **values), rate
+    section: Prune = construct(Prune, config.values["prune"])
+    return section.around(transformation(values.pop("name"), rate, **values), config.values, steps), rate
 
 
 def tokenizer(parts: Sections) -> Tokenizer:
@@ -208,9 +230,10 @@ def batches(config: Config, parts: Sections, words: Tokenizer) -> Data:
     """Return the loaders of a configuration."""
     d, w, seed = parts.data, parts.local, config.values["seed"]
     rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
+    turns = rounds if d.poisson is None else Poisson(d.poisson)
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
+        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=turns,
         transform=reshaping(config, words),
     )  # fmt: skip
 
@@ -240,17 +263,22 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
     built = model(config, vocab_size=words.vocab_size)
     transform, rate = optimizer(config, steps)
     taught = learner(config, parts, built, transform)
+    counted = accountant(parts.private, parts.train, parts.data, loaders.train.examples_per_epoch, steps)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught),
+        shardings(plan, built.declarations(), taught), counted,
     )  # fmt: skip
 
 
 def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
     """Return the learner of a configuration."""
     make = lookup(LEARNERS, parts.train.learner, "train.learner")
-    sizes = {"microbatches": parts.train.microbatches, "batch_size": parts.data.batch_size}
-    taught: Learner = make(built, objective(config), transform, **sizes)
+    known = {
+        "microbatches": parts.train.microbatches, "batch_size": parts.data.batch_size, "expected": parts.data.poisson,
+        "clip_norm": parts.private.clip_norm, "noise": parts.private.noise,
+    }  # fmt: skip
+    asked = inspect.signature(make).parameters
+    taught: Learner = make(built, objective(config), transform, **{k: v for k, v in known.items() if k in asked})
     if parts.local.name != "none":
         taught = _apart(taught, parts.local, clients=parts.data.federated)
     return taught if parts.train.ema is None else ema(taught, parts.train.ema)

@@ -6,7 +6,9 @@ import jax
 import numpy as np
 
 from llm_jax.adapt.graft import graft
+from llm_jax.adapt.packed import Packed
 from llm_jax.core import tree
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Adapted, Model, Params, State
 from llm_jax.learn.begin import begun
 from llm_jax.run.open_run import OpenRun, abstract_params, open_run
@@ -23,11 +25,25 @@ def begun_from(new: State, model: Model, source: str | None) -> State:
     if source is None:
         return new
     opened = open_run(source)
+    check_source(opened)
     if not isinstance(model, Adapted):
         return begun(new, _fitted(opened, model))
     base = _fitted(opened, model.base)
     where = jax.tree.map(lambda x: x.sharding, new.params)
     return begun(new, jax.jit(model.attach, out_shardings=where)(new.params, base))
+
+
+def check_source(opened: OpenRun) -> None:
+    """Refuse to begin from what was rounded for good.
+
+    Raises:
+        UserError: the run's model is packed.
+    """
+    if isinstance(opened.model, Packed):
+        raise UserError(
+            f"init_from={str(opened.workdir.path)!r} holds a model packed in {opened.model.packing.form}, which is not "
+            "trained; begin from the workdir that it was made of"
+        )
 
 
 def _fitted(opened: OpenRun, model: Model) -> Params:
