@@ -83,7 +83,8 @@ def mask(kernel: Array, form: Layout, sparsity: Sparsity, progress: Array | floa
     if sparsity.block:
         rows = jnp.swapaxes(rows, 1, 2)  # blocks lie along the inputs of each output
     ranks = jnp.argsort(jnp.argsort(rows.reshape(-1, size), axis=1), axis=1)
-    kept = (ranks >= jnp.round(sparsity.zeros(size) * jnp.asarray(progress))).reshape(rows.shape)
+    gone = jnp.round(sparsity.zeros(size) * jnp.asarray(progress)).astype(jnp.int32)
+    kept = (ranks >= gone).reshape(rows.shape)
     return (jnp.swapaxes(kept, 1, 2) if sparsity.block else kept).reshape(kernel.shape)
 
 

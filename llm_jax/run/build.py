@@ -1,6 +1,5 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,11 +22,8 @@ from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
 from llm_jax.data.features import Transform
 from llm_jax.data.poisson import Poisson
-from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.accountant import Accountant
-from llm_jax.learn.ema import ema
 from llm_jax.learn.gradient import learnt
-from llm_jax.learn.local import federated, local
 from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
@@ -38,6 +34,7 @@ from llm_jax.run import sections
 from llm_jax.run.checks import batch, stages, tokens
 from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
+from llm_jax.run.parts import learning
 from llm_jax.run.parts.compression import Prune
 from llm_jax.run.parts.privacy import accountant
 from llm_jax.run.targets import Launch
@@ -94,6 +91,10 @@ class Run:
         """Tokens of one batch over all hosts."""
         return self.sections.data.batch_size * self.sections.data.seq_len
 
+    def spent(self, step: int) -> dict[str, float]:
+        """What a private run has promised up to a step: epsilon."""
+        return {} if self.accountant is None else {"epsilon": self.accountant.epsilon(step)}
+
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
         model, length = self.model, self.sections.data.seq_len
@@ -110,18 +111,12 @@ def check(config: Config) -> tuple[Sections, Plan]:
         UserError: the first thing that is wrong.
     """
     values, parts = config.values, parts_of(config)
-    if parts.compress.quantize is not None:
-        raise UserError(
-            f"compress.quantize={parts.compress.quantize!r}: a packed model is not trained; train it in float32, then "
-            "`python -m llm_jax compress`. To learn beside packed kernels (QLoRA) set adapt.name and adapt.pack"
-        )
+    parts.compress.refuse()
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches
     batch.check_judged(parts.eval.batch_size, plan.batch_shards)
-    if parts.train.learner == "private" and parts.local.name != "none":
-        raise UserError(f'local.name={parts.local.name!r}: train.learner="private" counts no meetings; leave it out')
     if parts.local.name == "none":  # workers have a check of their own
         batch.check(parts.data.batch_size, parts.train.microbatches, plan.batch_shards)
     judged = [] if parts.eval.batch_size is None else [parts.eval.batch_size]
@@ -272,27 +267,7 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
 
 def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
     """Return the learner of a configuration."""
-    make = lookup(LEARNERS, parts.train.learner, "train.learner")
-    known = {
-        "microbatches": parts.train.microbatches, "batch_size": parts.data.batch_size, "expected": parts.data.poisson,
-        "clip_norm": parts.private.clip_norm, "noise": parts.private.noise,
-    }  # fmt: skip
-    asked = inspect.signature(make).parameters
-    taught: Learner = make(built, objective(config), transform, **{k: v for k, v in known.items() if k in asked})
-    if parts.local.name != "none":
-        taught = _apart(taught, parts.local, clients=parts.data.federated)
-    return taught if parts.train.ema is None else ema(taught, parts.train.ema)
-
-
-def _apart(taught: Learner, section: sections.Local, *, clients: bool) -> Learner:
-    given = {"learning_rate": section.learning_rate, "momentum": section.momentum}
-    outer = lookup(OUTER, section.name, "local.name")(**{k: v for k, v in given.items() if v is not None})
-    if clients:
-        return federated(taught, section.workers, section.every, outer)
-    return local(
-        taught, section.workers, section.every, outer,
-        fragments=section.fragments, overlap=section.overlap, mixing=section.kept,
-    )  # fmt: skip
+    return learning.learner(parts, objective(config), built, transform)
 
 
 def check_vocabulary(size: int | None, words: Tokenizer) -> None:

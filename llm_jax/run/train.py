@@ -190,9 +190,7 @@ class Loop:
 
     def _log(self, step: int) -> None:
         means, tokens, pace = self._meter.take()
-        values = {**means, "learning_rate": self._rate(step - 1)}
-        if self._run.accountant is not None:
-            values["epsilon"] = self._run.accountant.epsilon(step)
+        values = {**means, "learning_rate": self._rate(step - 1), **self._run.spent(step)}
         if pace is not None:
             self._peak = self._peak or (peak_flops(jax.devices()[0]) or math.nan) * len(jax.devices())
             speed = self._run.tokens_per_step / pace

@@ -25,6 +25,14 @@ class Compress:
         if self.quantize not in (None, *FORMS):
             raise UserError(f"compress.quantize={self.quantize!r} is not known; choose one of: {choices(FORMS)}")
 
+    def refuse(self) -> None:
+        """Refuse to train a packed model."""
+        if self.quantize is not None:
+            raise UserError(
+                f"compress.quantize={self.quantize!r}: a packed model is not trained; train it in float32, then "
+                "`python -m llm_jax compress`. To learn beside packed kernels (QLoRA) set adapt.name and adapt.pack"
+            )
+
 
 @dataclass(frozen=True)
 class Prune:
