@@ -1,6 +1,9 @@
 """Models whose kernels are kept in few bits: what they compute, how far off a weight may be, what is refused."""
 
+from dataclasses import replace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,25 +44,35 @@ def test_a_channel_has_one_scale_and_no_weight_is_further_off_than_half_a_step_o
     assert parts["codes"].nbytes * {"int8": 1, "int4": 2, "nf4": 2}[form] == kernel.size
 
 
-@pytest.mark.parametrize(("form", "group"), [("int8", None), ("int4", 8)])
+@pytest.mark.parametrize(("form", "group"), [("int8", None), pytest.param("int4", 8, marks=pytest.mark.exhaustive)])
 def test_it_computes_what_its_unpacked_kernels_do_and_goes_on_as_it_reads(form, group):
-    model = packed(MODEL, Packing(form, group))
-    params = model.init(jax.random.key(0))
+    base = replace(MODEL, num_layers=2)
+    model = packed(base, Packing(form, group))
+    params = jax.jit(model.init)(jax.random.key(0))
     assert {p: (x.shape, x.dtype) for p, x in tree.flatten(params).items()} == {
         p: (d.shape, np.dtype(d.dtype)) for p, d in model.declarations().items()
     }
-    whole = {p: x for p, x in tree.flatten(params).items() if not p.endswith(("codes", "scales"))}
-    for path, use in model.uses.items():
-        stored = {name: tree.flatten(params)[f"{path}/{name}"] for name in ("codes", "scales")}
-        whole[path] = model.packing.unpack(stored, use.layout)
-    with plan.Plan(unrolled=0).active():
-        wanted = MODEL.apply(tree.unflatten(whole), {"tokens": TOKENS}).logits
-        found = jax.jit(lambda p: model.apply(p, {"tokens": TOKENS}).logits)(params)
+
+    @jax.jit
+    def whole(params):
+        leaves = {p: x for p, x in tree.flatten(params).items() if not p.endswith(("codes", "scales"))}
+        for path, use in model.uses.items():
+            stored = {name: tree.flatten(params)[f"{path}/{name}"] for name in ("codes", "scales")}
+            leaves[path] = model.packing.unpack(stored, use.layout)
+        return base.apply(tree.unflatten(leaves), {"tokens": TOKENS}).logits
+
+    @jax.jit
+    def goes_on(params):
+        """Its layers as a tuple, as sampling has them."""
+        apart = params | {"blocks": tuple(jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(2))}
+        first, cache = model.prefill(apart, {"tokens": TOKENS[:, :8]}, model.empty_cache(1, 12))
+        rest, _ = model.extend(apart, TOKENS[:, 8:], cache)
+        return jnp.concatenate([first.logits, rest.logits], 1)
+
+    wanted = whole(params)
+    found = jax.jit(lambda p: model.apply(p, {"tokens": TOKENS}).logits)(params)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-    rows = tuple(jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(5))  # as sampling has them
-    first, cache = model.prefill(params | {"blocks": rows}, {"tokens": TOKENS[:, :8]}, model.empty_cache(1, 12))
-    rest, _ = model.extend(params | {"blocks": rows}, TOKENS[:, 8:], cache)
-    np.testing.assert_allclose(np.concatenate([first.logits, rest.logits], 1), wanted, atol=1e-4)
+    np.testing.assert_allclose(goes_on(params), wanted, atol=1e-4)
 
 
 def test_no_whole_stack_of_kernels_is_unpacked_at_once():
@@ -75,7 +88,7 @@ def test_an_encoder_is_packed_and_does_not_decode():
         Bert(vocab_size=40, max_positions=12, num_layers=1, embed_dim=16, num_heads=2), Packing("int8", None)
     )
     assert not isinstance(model, Decodes) and isinstance(packed(MODEL, Packing("int4")), Decodes)
-    logits = model.apply(model.init(jax.random.key(0)), {"tokens": TOKENS}).logits
+    logits = jax.jit(lambda key: model.apply(model.init(key), {"tokens": TOKENS}).logits)(jax.random.key(0))
     assert logits.shape == (1, 12, 40) and np.isfinite(logits).all()
 
 

@@ -20,6 +20,7 @@ from tests.laws.bag import Bag
 V, B, T = 40, 6, 8
 MODEL = Bag(vocab_size=V, embed_dim=8)
 RULE = plain(MODEL, Causal())
+RUN = jax.jit(RULE)
 RNG = np.random.default_rng(0)
 BATCH = {
     "tokens": RNG.integers(0, V, (B, T)).astype(np.int32),
@@ -40,7 +41,7 @@ def one(i):
 
 
 def lengths():
-    return np.array([float(global_norm(RULE(PARAMS, one(i), None)[0].value)) for i in range(B)])
+    return np.array([float(global_norm(RUN(PARAMS, one(i), None)[0].value)) for i in range(B)])
 
 
 def test_the_sum_is_that_of_rows_cut_one_by_one_in_whatever_parts():
@@ -49,7 +50,7 @@ def test_the_sum_is_that_of_rows_cut_one_by_one_in_whatever_parts():
     total = jax.tree.map(jnp.zeros_like, PARAMS)
     for i in range(B):
         scale = min(1.0, NORM / max(own[i], 1e-30))
-        total = jax.tree.map(lambda t, g, s=scale: t + s * g, total, RULE(PARAMS, one(i), None)[0].value)
+        total = jax.tree.map(lambda t, g, s=scale: t + s * g, total, RUN(PARAMS, one(i), None)[0].value)
     for parts in (1, 3):
         summed, loss, stats = jax.jit(accumulate(clipped(RULE, NORM), parts))(PARAMS, BATCH, None)
         near(summed.total, total)
@@ -60,7 +61,8 @@ def test_the_sum_is_that_of_rows_cut_one_by_one_in_whatever_parts():
 
 def test_a_row_more_or_less_changes_the_sum_by_no_more_than_the_norm():
     without = BATCH | {"weights": BATCH["weights"] * (np.arange(B) != 4)[:, None]}
-    sums = [clipped(RULE, NORM)(PARAMS, batch, None)[0].total for batch in (BATCH, without)]
+    cut = jax.jit(clipped(RULE, NORM))
+    sums = [cut(PARAMS, batch, None)[0].total for batch in (BATCH, without)]
     np.testing.assert_allclose(global_norm(jax.tree.map(jnp.subtract, *sums)), min(NORM, lengths()[4]), rtol=1e-3)
 
 
@@ -84,7 +86,7 @@ def test_the_learner_steps_along_clipped_gradients_and_noise_of_the_clipped_size
     quiet, loud = make(noise=1e-6), make(noise=2.0)
     state = quiet.init(jax.random.key(0))
     after, noisy = (jax.jit(learner.update)(state, BATCH)[0].params for learner in (quiet, loud))
-    summed = clipped(RULE, NORM)(state.params, BATCH, None)[0].total
+    summed = jax.jit(clipped(RULE, NORM))(state.params, BATCH, None)[0].total
     near(after, jax.tree.map(lambda p, g: p - g / 4, state.params, summed), 1e-5)
     noise = np.concatenate([np.ravel(x) for x in jax.tree.leaves(jax.tree.map(jnp.subtract, noisy, after))])
     assert abs(noise.std() / (2 * NORM / 4) - 1) < 0.1

@@ -39,6 +39,7 @@ def kernels(path):
     return {p: np.asarray(x) for p, x in leaves.items() if p.startswith("blocks/") and "norm" not in p}
 
 
+@pytest.mark.exhaustive
 def test_masks_are_part_of_a_run_that_goes_on_with_the_same_bits(folder):
     whole = kernels(folder / "pruned")
     assert len(whole) == 7 and all((x == 0).mean() == 0.5 for x in whole.values())
@@ -97,6 +98,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(folder, capsys, monkey
     assert told in capsys.readouterr().err and not (folder / "new").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_student_learns_from_a_teacher_and_only_from_one_with_its_tokenizer(folder, monkeypatch, capsys):
     """With all of the loss the teacher's, a student that begins as the teacher stays where it is."""
     monkeypatch.setenv("LLM_JAX_CACHE", str(folder / "cache"))
@@ -112,6 +114,7 @@ def test_a_student_learns_from_a_teacher_and_only_from_one_with_its_tokenizer(fo
     assert "has another tokenizer" in capsys.readouterr().err and not (folder / "new").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_private_run_says_what_it_promises(folder, monkeypatch, capsys):
     monkeypatch.setenv("LLM_JAX_CACHE", str(folder / "cache"))
     private = ["--config.train.learner=private", "--config.data.batch_size=40", "--config.data.poisson=8"]
