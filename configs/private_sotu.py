@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 def get_config(kind: str = "private") -> ConfigDict:
     """Return the recipe; kind is "private", or "open": the same model and rows, neither clipped nor noisy."""
-    sampled = {"poisson": 384.0, "batch_size": 528} if kind == "private" else {"batch_size": 384}
+    sampled = {"poisson": 192.0, "batch_size": 296} if kind == "private" else {"batch_size": 192}
     return ConfigDict({
         "model": {"name": "llama", "num_layers": 2, "embed_dim": 64, "num_heads": 2, "mlp_dim": 176, "tied": True},
         "optimizer": {
@@ -17,9 +17,9 @@ def get_config(kind: str = "private") -> ConfigDict:
         },
         "data": {"source": "sotu", "tokenizer": {"name": "bytes"}, "seq_len": 128, **sampled},
         "train": {
-            "duration": "300 steps", "learner": "private" if kind == "private" else "gradient", "microbatches": 8,
+            "duration": "150 steps", "learner": "private" if kind == "private" else "gradient", "microbatches": 8,
         },
         "private": {"clip_norm": 0.5, "noise": 0.7, "delta": 1e-6},
         "eval": {"batch_size": 64},
-        "checkpoint": {"every": 100},
+        "checkpoint": {"every": 50},
     })  # fmt: skip
