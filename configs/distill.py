@@ -1,6 +1,7 @@
 """The first run's model teaches one of half its width (Hinton et al. 2015): the same text, steps and optimizer.
 
-Needs runs/quickstart (`make quickstart`). With :alone the same student learns from the text alone.
+Needs runs/quickstart (`make quickstart`), which is at 1.898 held-out bits per byte. Measured: 1.933 with the teacher,
+and 1.968 with :alone, where the same student learns from the text alone.
 
 python -m llm_jax train --config=configs/distill.py --workdir=runs/distill
 """
