@@ -64,7 +64,10 @@ def import_run(
     workdir = Workdir(path)
     if workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
         raise UserError(f"--workdir={path} is there and not empty; name another, or remove it")
-    described = configs.read(source.config, source.tensors.infos)
+    if source.ready is None:
+        described = configs.read(source.config, source.tensors.infos)
+    else:
+        described = configs.Described(source.ready, dict(source.config), None, None)
     words = source.tokenizer
     config = configuration(described, source, overrides)
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
@@ -73,9 +76,13 @@ def import_run(
     construct(Mesh, config.values["mesh"])  # refuses what is no mesh; its devices need not be here
     declared = _declared(model)
     shapes = {path: d.shape for path, d in declared.items()}
-    names = numbered(lookup(NAMES, described.family, "family"), model)
+    if source.ready is None:
+        names = numbered(lookup(NAMES, described.family, "family"), model)
+        found = load.leaves(source.tensors, names, shapes, partial=partial)
+    else:
+        found = ((path, source.tensors.read(path)) for path in shapes)
     initial: list[str] = []
-    leaves = completed(load.leaves(source.tensors, names, shapes, partial=partial), declared, initial)
+    leaves = completed(found, declared, initial)
     about = _about(source, described)
 
     def write(folder: Path | epath.Path) -> None:
