@@ -16,7 +16,7 @@ from llm_jax.core import keys, tree
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Array, Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, Stats
 from llm_jax.learn.accumulate import accumulate
-from llm_jax.learn.gradient import gradient, learnt, plain
+from llm_jax.learn.gradient import check_real, gradient, learnt, plain
 from llm_jax.mesh import plan
 from llm_jax.optim.transform import global_norm
 
@@ -81,9 +81,10 @@ def private(
         expected: rows of a batch on average.
 
     Raises:
-        UserError: batches are not drawn as the accounting wants it.
+        UserError: batches are not drawn as the accounting wants it, or a parameter is no real number.
     """
     if expected is None:
         raise UserError('train.learner="private" needs data.poisson: rows of a batch on average, as half of batch_size')
+    check_real(model)
     rule = accumulate(clipped(plain(model, objective), clip_norm), microbatches)
     return gradient(noised(rule, noise * clip_norm, expected), model.init, optimizer, part=partial(learnt, model))
