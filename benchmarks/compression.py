@@ -51,6 +51,10 @@ STUDENTS = {  # what it is -> recipe, name of its workdir
     "half the width, taught": ("configs/distill.py", "distill"),
     "half the width, alone": ("configs/distill.py:alone", "distill_alone"),
 }
+NOTE = (
+    "MB on disk is the checkpoint: of a run that was trained, with the state of its optimizer; zeros are stored as they "
+    "are. Speeds are medians of passes in turns (fastest and slowest), beside whatever else ran."
+)
 NEW = 128  # tokens of a text that is written
 
 
@@ -185,8 +189,9 @@ def main() -> None:
     sections = [report(workdir, flags, flags.students if i == 0 else None) for i, workdir in enumerate(workdirs)]
     cores = len(os.sched_getaffinity(0))
     machine = f"{platform.machine()}, {cores} cores, jax {jax.__version__}; load {os.getloadavg()[0]:.1f} at the end."
+    told = " ".join(word for word in sys.argv[1:] if not word.startswith("--out"))
     page = "\n".join(
-        ["# Smaller models", "", f"python {' '.join(sys.argv)}".replace(f"{ROOT}/", ""), "", *sections, machine, ""]
+        ["# Smaller models", "", f"python -m benchmarks.compression {told}", "", NOTE, "", *sections, machine, ""]
     )
     print(page)
     if flags.out:
