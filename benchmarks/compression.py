@@ -1,7 +1,7 @@
 """Smaller models of a run: what each weighs, how fast it reads and writes, and how well it predicts.
 
     python -m benchmarks.compression [--workdir=runs/quickstart] [--workdir=runs/smollm2] [--data=sotu] [--rows=16]
-        [--students=runs] [--rounds=5] [--batches=N] [--ways=int8] [--out=benchmarks/COMPRESSION.md]
+        [--students=runs] [--rounds=3] [--batches=N] [--ways=int8] [--out=benchmarks/COMPRESSION.md]
 
 Each is made of the run by `compress`, without any further training. With --students the recipes of smaller models
 (configs/distill.py, configs/prune.py) are trained below that directory, unless they are there, and measured beside the
@@ -52,8 +52,8 @@ STUDENTS = {  # what it is -> recipe, name of its workdir
     "half the width, alone": ("configs/distill.py:alone", "distill_alone"),
 }
 NOTE = (
-    "MB on disk is the checkpoint: of a run that was trained, with the state of its optimizer; zeros are stored as they "
-    "are. Speeds are medians of passes in turns (fastest and slowest), beside whatever else ran."
+    "MB on disk is the checkpoint: of a run that was trained, with the state of its optimizer; zeros are stored as they"
+    " are. Speeds are medians of passes in turns (fastest and slowest), beside whatever else ran."
 )
 NEW = 128  # tokens of a text that is written
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, help="of held-out text at most (default: all)")
     parser.add_argument("--students", metavar="DIR", help="where the recipes of smaller models are trained")
     parser.add_argument("--ways", default="", help="only those whose name has this in it")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     workdirs = flags.workdir or ["runs/quickstart"]
