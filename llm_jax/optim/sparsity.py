@@ -150,6 +150,7 @@ def pruned(tx: optax.GradientTransformation, sparsity: Sparsity, when: Gradual) 
 
         def renewed(masks: dict[str, Array]) -> dict[str, Array]:
             left = {path: jnp.where(m, old[path] + new[path], 0) for path, m in masks.items()}
+            # what was pruned stays so, also where weights that are 0 by themselves rank below it
             return {path: mask(x, forms[path], sparsity, when.progress(step)) & masks[path] for path, x in left.items()}
 
         masks = jax.lax.cond(when.due(step), renewed, lambda same: same, masks)
