@@ -1,5 +1,8 @@
 """A small Llama learns the speeches under differential privacy (DP-SGD), byte by byte, so that no tokenizer tells.
 
+Measured: epsilon 2.398 at delta 1e-6 for one row of 128 bytes, and 4.639 held-out bits per byte, about what the
+frequencies of bytes give: 80 steps are few. Six minutes on two cores that others use. With :open it is not private.
+
 python -m llm_jax train --config=configs/private_sotu.py --workdir=runs/private_sotu
 """
 
