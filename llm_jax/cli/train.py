@@ -26,8 +26,7 @@ def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.cli import STOPPED
     from llm_jax.mesh import hosts
     from llm_jax.run import build, report, resume, train
-    from llm_jax.run.exchange import exported
-    from llm_jax.run.exchange.started import check_source
+    from llm_jax.run.exchange import exported, started
     from llm_jax.run.exchange.teacher import with_teacher
     from llm_jax.run.open_run import open_run
     from llm_jax.run.signals import Stop, Stopped
@@ -41,9 +40,10 @@ def _train(config, path: str, allow_change: bool) -> int:
     source = path if resumed else config.values["init_from"]
     opened = open_run(source) if source else None
     if opened is not None:
-        check_source(opened)
+        started.check_source(opened)
     with Stop() as stop:
-        run = with_teacher(build.build(config, words=opened.tokenizer if opened else None))
+        template = started.template(parts.data, opened, resumed=resumed)
+        run = with_teacher(build.build(config, words=opened.tokenizer if opened else None, template=template))
         resume.start(run, workdir, resumed=resumed)
         say = print if hosts.is_first() else _not_again
         say(report.opening(run, workdir, resumed), flush=True)
