@@ -3,6 +3,7 @@
 import math
 
 from llm_jax.adapt.adapted import Adapted
+from llm_jax.learn.accountant import Accountant
 from llm_jax.run.build import Run
 from llm_jax.run.evaluate import evaluator, told
 from llm_jax.run.train import Outcome
@@ -28,6 +29,16 @@ def opening(run: Run, workdir: Workdir, resumed: bool) -> str:
     few = adapter(run)
     count = f"{parameters(run):,} parameters" + (f" ({few:,} of them learnt)" if few else "")
     return f"{verb} {name}, {count}, {run.duration} of {rows} x {length} tokens, in {workdir.path}"
+
+
+def promise(run: Run, counted: Accountant, step: int) -> str:
+    """Return what a private run promises, of what, and what it does not cover."""
+    words = "" if run.tokenizer.kind == "bytes" else "; the tokenizer was trained on the text, and is not covered"
+    return (
+        f"private: epsilon {counted.epsilon(step):.3f} at delta {counted.delta:g}, for one row of "
+        f"{run.sections.data.seq_len} tokens more or less, after {step} steps with noise {counted.noise:g} on Poisson "
+        f"samples of 1 row in {1 / counted.rate:.0f}. Statistics in the log are not covered{words}"
+    )
 
 
 def following(run: Run) -> str:
@@ -57,5 +68,7 @@ def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
             f"held-out bits per byte: expected {expected.bits_per_byte:.3f} ± {expected.tolerance:.3f}, "
             f"measured {measured.value:.3f}: {verdict}"
         )
+    if run.accountant is not None:
+        lines.append(promise(run, run.accountant, outcome.step))
     lines.append(f"next: python -m llm_jax {following(run).format(workdir.path)}")
     return "\n".join(lines)

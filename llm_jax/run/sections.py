@@ -15,6 +15,8 @@ from llm_jax.decode.filters import Sampling
 from llm_jax.evals.suites import check_names
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.mesh.plan import AXES
+from llm_jax.run.parts.compression import Compress, Prune
+from llm_jax.run.parts.privacy import Private
 from llm_jax.run.targets import Launch
 
 
@@ -27,6 +29,7 @@ class Data:
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
     clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
     regular expression, which matches the client's name in a document's. None: no clients.
+    poisson: rows of a batch on average, each row being in it or not by a draw of its own; None: each once an epoch.
     form: what is made of examples, {"name": a key of data.examples.FORMS, and its options}; None for text.
     """
 
@@ -40,11 +43,14 @@ class Data:
     seq_len: int = 256
     clients: int | None = None
     client_pattern: str | None = None
+    poisson: float | None = None
     form: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
-        checks.positive("data", clients=self.clients)
+        checks.positive("data", clients=self.clients, poisson=self.poisson)
+        if self.poisson is not None and (self.federated or self.packing == "contiguous" or self.mixture):
+            raise UserError("data.poisson samples rows of one source; leave out clients, mixture, contiguous packing")
         if self.clients is not None and self.client_pattern is not None:
             raise UserError("data.clients and data.client_pattern are two ways to find the clients; give one")
         if (self.source is None) == (self.mixture is None):
@@ -336,4 +342,5 @@ QUERIES_AND_VALUES = (r"attention/(query|value)$",)
 SECTIONS = {
     "data": Data, "train": Train, "eval": Eval, "checkpoint": Checkpoint, "mesh": Mesh, "log": Log, "sample": Sample,
     "launch": Launch, "export": Export, "local": Local, "adapt": Adapt,
+    "compress": Compress, "prune": Prune, "private": Private,
 }  # fmt: skip

@@ -107,7 +107,7 @@ def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
     local = run.data.train.prefetch(start, *hosts.share(rows), depth)
     try:
         for batch in local:
-            yield hosts.to_devices(batch, rows)
+            yield run.lesson(hosts.to_devices(batch, rows))
     finally:
         local.close()  # type: ignore[attr-defined]  # a generator
 
@@ -199,7 +199,7 @@ class Loop:
 
     def _log(self, step: int) -> None:
         means, tokens, pace = self._meter.take()
-        values = {**means, "learning_rate": self._rate(step - 1)}
+        values = {**means, "learning_rate": self._rate(step - 1), **self._run.spent(step)}
         if pace is not None:
             self._peak = self._peak or (peak_flops(jax.devices()[0]) or math.nan) * len(jax.devices())
             speed = self._run.tokens_per_step / pace
