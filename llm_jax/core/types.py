@@ -196,7 +196,8 @@ class Adversaries(Samples, Protocol):
 class Objective(Protocol):
     """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout.
 
-    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`; one that
+    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`, and, where
+    its texts may be longer than `data.seq_len`, `extra_positions`: by how much; one that
     not every model fits has `fits(model)`, which raises UserError before anything is read.
     """
 
