@@ -59,6 +59,7 @@ def write_recipe(folder):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "of(kind): a law over the families of one kind, of tests/laws/kinds.py")
+    config.addinivalue_line("markers", "rotates: a law over a quarter of its families, another with each commit")
     config.addinivalue_line("markers", "oracle: beside a foreign program or real weights, run live (make test-oracles)")
     config.addinivalue_line("markers", "exhaustive: every corner of a law whose middle is always tested")
     config.addinivalue_line("markers", "plan: compiles for chips that are not here (make test-plan)")

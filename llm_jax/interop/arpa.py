@@ -1,10 +1,10 @@
-"""N-gram models as ARPA files, which KenLM, SRILM and others read; the words of a file are the ids of tokens.
+"""N-gram models as ARPA files, which KenLM, SRILM and others read and write; the words of ours are the ids of tokens.
 
 An interpolated model is the same as one that backs off: of an n-gram that was seen stands its whole probability, and
 of a context what it gives to the lower orders (Chen & Goodman 1999, §2.8).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,3 +135,93 @@ def write(path: Path, found: list[Order]) -> None:
     with path.open("w", encoding="ascii") as out:
         for line in lines(found):
             out.write(line + "\n")
+
+
+class File(NamedTuple):
+    """What an ARPA file holds: its words, whose places are their ids in `orders`; natural logarithms are not taken."""
+
+    words: list[str]
+    orders: list[Order]
+
+
+def read(path: Path) -> File:
+    """Return the n-grams of a file; those of words that are no unigrams, or come twice, are refused.
+
+    Raises:
+        UserError: the file is none, or not whole; the message names the line.
+    """
+    with path.open(encoding="utf-8", errors="strict") as text:
+        lines = _Lines(path, text)
+        try:
+            return _read(lines)
+        except UnicodeDecodeError as error:
+            raise lines.wrong(f"it is no UTF-8: {error}") from None
+
+
+class _Lines:
+    """The lines of a file that hold something, and where they stand."""
+
+    def __init__(self, path: Path, text: Iterable[str]):
+        self._path, self._lines, self.number = path, enumerate(text, 1), 0
+
+    def next(self) -> str:
+        for number, line in self._lines:
+            self.number = number
+            if line.strip():
+                return line.strip()
+        raise self.wrong("the file ends before \\end\\")
+
+    def wrong(self, why: str) -> UserError:
+        return UserError(f"{self._path}:{self.number}: {why}")
+
+
+def _read(lines: _Lines) -> File:
+    while lines.next() != "\\data\\":  # a comment
+        pass
+    sizes: list[int] = []
+    while (line := lines.next()).startswith("ngram "):
+        name, _, number = line.removeprefix("ngram ").partition("=")
+        if name.strip() != str(len(sizes) + 1) or not number.strip().isdecimal():
+            raise lines.wrong(f"{line!r} should be the number of n-grams of order {len(sizes) + 1}")
+        sizes.append(int(number))
+    if not sizes:
+        raise lines.wrong("no order is named; a line such as 'ngram 1=1000' should follow \\data\\")
+    ids: dict[str, int] = {}
+    found = []
+    for order, size in enumerate(sizes, 1):
+        if line != f"\\{order}-grams:":
+            raise lines.wrong(f"{line!r} should be '\\{order}-grams:', after {size} n-grams of the order before")
+        found.append(_order(lines, order, size, len(sizes), ids))
+        line = lines.next()
+    if line != "\\end\\":
+        raise lines.wrong(f"{line!r} should be '\\end\\', after {sizes[-1]} n-grams of the last order")
+    return File(list(ids), found)
+
+
+def _order(lines: _Lines, order: int, size: int, last: int, ids: dict[str, int]) -> Order:
+    """Read the n-grams of one order; those of order 1 give each word its id."""
+    tokens: list[list[int]] = []
+    log_p, backoff = [], []
+    for _ in range(size):
+        cells = lines.next().split()
+        if len(cells) not in (order + 1, order + 2 - (order == last)):
+            raise lines.wrong(
+                f"{' '.join(cells)!r} should be log10 p, {order} words and, below the last order, a weight"
+            )
+        try:
+            values = [float(cell) for cell in (cells[0], *cells[order + 1 :])]
+        except ValueError:
+            raise lines.wrong(f"{' '.join(cells)!r} has what is no number for log10 p or the weight") from None
+        words = cells[1 : order + 1]
+        if order == 1 and ids.setdefault(words[0], len(ids)) != len(tokens):
+            raise lines.wrong(f"the word {words[0]!r} comes twice")
+        try:
+            tokens.append([ids[word] for word in words])
+        except KeyError as error:
+            raise lines.wrong(f"the word {error.args[0]!r} is no unigram of the file") from None
+        log_p.append(values[0])
+        backoff.append(values[1] if len(values) > 1 else 0.0)
+    grams = np.array(tokens, np.int32).reshape(-1, order)
+    if len(np.unique(keys(grams))) != size:
+        raise lines.wrong(f"an n-gram of order {order} above comes twice")
+    return Order(grams, np.array(log_p), np.array(backoff))

@@ -61,6 +61,8 @@ def supervise(
                 say(f"a rank ended with {code}; all start again from the last checkpoint in {pause:g} s "
                     f"({attempt + 1} of {restarts})")  # fmt: skip
                 signals.sleep(pause)
+                if signals.count:
+                    return 75 if signals.count == 1 else 130
         say(f"a rank ended with {code}, as after each of {restarts} restarts; its last words are above")
         return 1
 
@@ -77,7 +79,7 @@ def together(commands: Sequence[Command], signals: "_Signals") -> int:
             if number:
                 readers.append(threading.Thread(target=_echo, args=(ranks[-1], number), daemon=True))
                 readers[-1].start()
-        signals.ranks = ranks
+        signals.pass_to(ranks)
         codes = _ended(ranks)
     finally:
         for rank in ranks:
@@ -145,6 +147,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self.count = 0
+        self.missed = False  # one came while there were no ranks, or not all
         self.ranks: Sequence[subprocess.Popen] = []
 
     def __enter__(self) -> "_Signals":
@@ -157,6 +160,17 @@ class _Signals:
 
     def _on(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
+        self.missed = not self.ranks
+        self._pass()
+
+    def pass_to(self, ranks: Sequence[subprocess.Popen]) -> None:
+        """Pass signals on to these from now on, and the one that came while they were started."""
+        self.ranks = ranks
+        if self.missed:
+            self.missed = False
+            self._pass()
+
+    def _pass(self) -> None:
         for rank in self.ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(rank.pid, signal.SIGTERM if self.count == 1 else signal.SIGKILL)

@@ -1,6 +1,7 @@
 """Model families: one file each, one line each in `MODELS`; an entry is a frozen dataclass of plain fields."""
 
 MODELS = {
+    "backoff": "llm_jax.models.classical.backoff:Backoff",
     "bart": "llm_jax.models.seq2seq.bart:Bart",
     "bert": "llm_jax.models.encoder.bert:Bert",
     "deepseek_v3": "llm_jax.models.moe.deepseek_v3:DeepseekV3",

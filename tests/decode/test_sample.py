@@ -20,7 +20,9 @@ PARAMS = {name: jax.tree.map(lambda x: 4 * x, model.init(jax.random.key(0))) for
 PROMPTS = [[1, 2, 3], [5, 90] * 10, [7], [8, 9, 10, 11, 12]]
 GREEDY = Sampling(temperature=0.0)
 
-every_model = pytest.mark.parametrize("name", MODELS)
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "llama" else pytest.mark.exhaustive) for name in MODELS]
+)
 
 
 def run(name, prompts=PROMPTS, **options):

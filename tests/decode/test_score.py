@@ -12,13 +12,18 @@ MODEL = GPT2(vocab_size=53, max_positions=40, num_layers=1, embed_dim=16, num_he
 PARAMS = jax.tree.map(lambda x: 4 * x, MODEL.init(jax.random.key(0)))
 
 
+@jax.jit
+def logits(tokens):
+    return MODEL.apply(PARAMS, {"tokens": tokens}).logits
+
+
 def test_a_score_is_the_sum_of_the_log_probabilities_of_its_tokens():
     prompts, continuations = [[1, 2, 3], [4], [5] * 30], [[6, 7], [8], [9, 10, 11]]
     ours = score(MODEL, PARAMS, prompts, continuations)
     assert ours.length.tolist() == [2, 1, 3]
     for row, (prompt, more) in enumerate(zip(prompts, continuations, strict=True)):
         text = np.array([*prompt, *more], np.int32)
-        log_p = jax.nn.log_softmax(MODEL.apply(PARAMS, {"tokens": text[None]}).logits[0])
+        log_p = jax.nn.log_softmax(logits(np.pad(text, (0, 33 - len(text)))[None])[0])
         expected = sum(log_p[at - 1, text[at]] for at in range(len(prompt), len(text)))
         np.testing.assert_allclose(ours.log_prob[row], expected, rtol=1e-5)
 

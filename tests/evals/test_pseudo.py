@@ -61,11 +61,11 @@ def test_a_decoder_has_none():
 
 def test_the_verb_reads_whole_texts_and_says_what_it_counted(recipe, tmp_path, capsys):
     small = ["--config.train.duration=1 steps", "--config.eval.every=0", "--config.model.num_layers=1"]
-    small += ["--config.model.name=bert", "--config.objective.name=masked"]
+    small += ["--config.model.name=bert", "--config.objective.name=masked", "--config.data.seq_len=16"]
     assert main(["train", f"--config={recipe}", f"--workdir={tmp_path / 'run'}", *small]) == 0
     counts = []
     for flags in ([], ["--pseudo"]):
         capsys.readouterr()
         assert main(["evaluate", f"--workdir={tmp_path / 'run'}", "--batches=1", *flags]) == 0
         counts.append(int(capsys.readouterr().out.split("over ")[1].split()[0].replace(",", "")))
-    assert counts[1] == 8 * 32 and counts[0] < 0.3 * counts[1]  # all tokens of the batch, or those that were hidden
+    assert counts[1] == 8 * 16 and counts[0] < 0.3 * counts[1]  # all tokens of the batch, or those that were hidden

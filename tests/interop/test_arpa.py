@@ -8,6 +8,7 @@ import pytest
 from llm_jax.core.table import UserError
 from llm_jax.interop import arpa
 from llm_jax.learn.counting import counting, ready
+from llm_jax.models.classical.backoff import Backoff, arrays
 from llm_jax.models.classical.ngram import Ngram
 from llm_jax.objectives.causal import Causal
 
@@ -68,3 +69,72 @@ def test_kenlm_gives_the_same_probabilities(tmp_path):
 def test_what_does_not_back_off_is_refused(options):
     with pytest.raises(UserError, match="Kneser-Ney"):
         arpa.orders(*counted(**options))
+
+
+TOY = """a comment
+\\data\\
+ngram 1=5
+ngram 2=3
+
+\\1-grams:
+-1.0\t<unk>
+-99\t<s>\t-0.3
+-0.6\t</s>
+-0.4\tsea\t-0.2
+-0.7\tship
+
+\\2-grams:
+-0.1\t<s> sea
+-0.25\tsea ship
+-0.5\tsea </s>
+
+\\end\\
+"""
+
+
+def imported(path):
+    """A model of what a file holds, and its parameters."""
+    words, orders = arpa.read(path)
+    made = {
+        str(n): arrays(len(words), part.tokens, part.log_p * np.log(10), part.backoff * np.log(10))
+        for n, part in enumerate(orders, 1)
+    }
+    return Backoff(len(words), tuple(len(part.tokens) for part in orders)), made, words
+
+
+def test_what_was_written_is_read_and_says_the_same(tmp_path):
+    model, params = counted(order=4)
+    arpa.write(tmp_path / "a.arpa", arpa.orders(model, params))
+    again, made, words = imported(tmp_path / "a.arpa")
+    assert words == ["<s>", "</s>", "<unk>", *map(str, range(V))]
+    np.testing.assert_allclose(
+        log10s(again, made, TEXT[0, 100:180] + 3)[2:], log10s(model, params, TEXT[0, 100:180])[2:], atol=1e-5
+    )
+
+
+def test_a_file_of_words_backs_off_as_it_says(tmp_path):
+    (tmp_path / "a.arpa").write_text(TOY)
+    model, params, words = imported(tmp_path / "a.arpa")
+    ids = np.array([words.index(word) for word in ["<s>", "sea", "sea", "ship", "</s>", "ship"]])
+    np.testing.assert_allclose(log10s(model, params, ids), [-0.1, -0.2 - 0.4, -0.25, -0.6, -0.7], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("\\data\\", "data", "a.arpa:18: the file ends"),
+        ("ngram 2=3", "ngram 3=3", "a.arpa:4: 'ngram 3=3' should be the number of n-grams of order 2"),
+        ("ngram 2=3", "ngram 2=4", "should be log10 p, 2 words"),
+        ("ngram 2=3", "ngram 2=2", "a.arpa:16: '-0.5\\tsea </s>' should be"),
+        ("-0.5\tsea </s>", "-0.5\tsea whale", "a.arpa:16: the word 'whale' is no unigram"),
+        ("-0.5\tsea </s>", "half\tsea </s>", "a.arpa:16: 'half sea </s>' has what is no number"),
+        ("-0.5\tsea </s>", "-0.5\tsea ship", "order 2 above comes twice"),
+        ("-0.7\tship", "-0.7\tsea", "a.arpa:11: the word 'sea' comes twice"),
+        ("\\end\\", "", "the file ends before"),
+    ],
+)
+def test_a_file_that_is_not_whole_is_refused_with_the_line(old, new, message, tmp_path):
+    (tmp_path / "a.arpa").write_text(TOY.replace(old, new))
+    with pytest.raises(UserError) as told:
+        arpa.read(tmp_path / "a.arpa")
+    assert message in str(told.value)

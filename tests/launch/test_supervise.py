@@ -10,6 +10,7 @@ import time
 import pytest
 
 from llm_jax.core.table import UserError
+from llm_jax.launch import execute
 from llm_jax.launch import supervise as supervision
 from llm_jax.launch.execute import Patience
 from llm_jax.launch.job import Command
@@ -36,12 +37,14 @@ def outcome(folder, *scripts, restarts=2, signals=()):
 
     def send():
         for number in signals:
-            while not (folder / "ready").exists():
+            for _ in range(1000):
+                if (folder / "ready").exists():
+                    break
                 time.sleep(0.01)
             (folder / "ready").unlink()
             os.kill(os.getpid(), number)
 
-    thread = threading.Thread(target=send)
+    thread = threading.Thread(target=send, daemon=True)
     thread.start()
     code = supervise(commands, str(folder / "run"), restarts, SWIFT, said.append)
     thread.join()
@@ -92,6 +95,27 @@ def test_a_second_signal_ends_all_at_once(tmp_path):
     stubborn = "trap 'touch $FOLDER/ready' TERM; " + WAIT
     code, _ = outcome(tmp_path, stubborn, signals=[signal.SIGTERM, signal.SIGTERM])
     assert code == 130
+
+
+def test_a_signal_that_comes_while_ranks_are_started_reaches_them(tmp_path, monkeypatch):
+    start = execute.start
+
+    def slow(*given, **more):
+        rank = start(*given, **more)
+        while not (tmp_path / "trapped").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return rank
+
+    monkeypatch.setattr(execute, "start", slow)
+    assert outcome(tmp_path, "trap 'touch $FOLDER/saved; exit 75' TERM; touch $FOLDER/trapped; " + WAIT) == (75, [])
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_signal_between_two_starts_is_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(supervision._Signals, "sleep", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    code, _ = outcome(tmp_path, "echo x >> $FOLDER/starts; exit 1")
+    assert code == 75 and (tmp_path / "starts").read_text() == "x\n"
 
 
 def test_a_workdir_has_one_launcher_at_a_time(tmp_path):

@@ -10,18 +10,22 @@ import pytest
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.core.types import Counts
+from llm_jax.interop import arpa
 from llm_jax.models import MODELS
+from llm_jax.models.classical.backoff import Backoff, arrays
+from llm_jax.models.classical.ngram import Ngram
 from llm_jax.models.moe.deepseek_v3 import Latent, Selection
 from llm_jax.nn.initial import ones
 from llm_jax.nn.moe.router import Moe
 from llm_jax.nn.rotary import Yarn
-from tests.laws.kinds import KINDS, TWINS
+from tests.laws.kinds import KINDS, TWINS, sampled
 
 _SMALL = {"vocab_size": 40, "num_layers": 2, "embed_dim": 16, "num_heads": 4}
 
 _MOE = Moe(num_experts=4, top_k=2, mlp_dim=12, balance=0.1, z_loss=0.1)
 
 TINY = {
+    "backoff": {"vocab_size": 40, "sizes": (40, 46, 44)},
     "deepseek_v3": _SMALL
     | {
         "num_layers": 3,
@@ -75,8 +79,10 @@ def pytest_generate_tests(metafunc):
     if "family" in metafunc.fixturenames and not named:
         kind = metafunc.definition.get_closest_marker("of")
         families = KINDS[kind.args[0] if kind else "all"]
+        rotates = metafunc.definition.get_closest_marker("rotates")
+        tested = sampled(metafunc.definition.name, families) if rotates else set(families) - TWINS
         metafunc.parametrize(
-            "family", [pytest.param(f, marks=pytest.mark.exhaustive if f in TWINS else ()) for f in families]
+            "family", [pytest.param(f, marks=() if f in tested else pytest.mark.exhaustive) for f in families]
         )
 
 
@@ -109,15 +115,26 @@ def drawn(model, seed=0, size=0.3):
     A model that counts has counted some text.
     """
     rng = np.random.default_rng(seed)
-    if isinstance(model, Counts):
+    if isinstance(model, Counts | Backoff):
         tokens = rng.integers(0, 40, (2, 24)).astype(np.int32)
-        return model.count(model.init(jax.random.key(0)), {"tokens": tokens})
+        counts = Ngram(**TINY["ngram"]) if isinstance(model, Backoff) else model
+        counted = counts.count(counts.init(jax.random.key(0)), {"tokens": tokens})
+        return counted if counts is model else backed_off(counts, counted)
     return tree.unflatten(
         {
             path: (rng.normal(size=d.shape) * size + (d.init is ones)).astype(np.float32)
             for path, d in sorted(model.declarations().items())
         }
     )
+
+
+def backed_off(model, counted):
+    """Return what a counted model says as tables of probabilities."""
+    orders = arpa.orders(model, model.ready(counted))
+    return {
+        str(n): arrays(model.vocab_size, part.tokens, part.log_p, part.backoff if n < model.order else None)
+        for n, part in enumerate(orders, 1)
+    }
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_what_matters_to_the_future_is_in_the_state(every, fragments, overlap):
 
 LLAMA = gradient(plain(MODEL, Causal()), MODEL.init, transformation("adamw", 0.02, clip_norm=1.0))
 MESHES = {"slices": {"slice": 4, "fsdp": 2}, "shared": {"slice": 2, "data": 2, "tensor": 2}}
-each_mesh = [pytest.param("slices"), pytest.param("shared", marks=pytest.mark.exhaustive)]
+each_mesh = [pytest.param("slices", marks=pytest.mark.exhaustive), pytest.param("shared", marks=pytest.mark.exhaustive)]
 
 
 @pytest.fixture(scope="module", params=each_mesh)

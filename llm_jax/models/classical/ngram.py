@@ -18,14 +18,11 @@ from llm_jax.core import checks
 from llm_jax.core.table import UserError
 from llm_jax.core.targets import targets_and_weights
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
-from llm_jax.models.classical import tables
+from llm_jax.models.classical import contexts, tables
 from llm_jax.models.classical.tables import Table
-from llm_jax.nn import cache as caches
-from llm_jax.nn.cache import Part
 from llm_jax.nn.initial import zeros
 
 SMOOTHING = ("kneser_ney", "add_k")
-CHUNK = 64  # n-grams of a context that are read at a time
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ class Ngram:
 
     def empty_cache(self, batch_size: int, max_len: int) -> Cache:
         """The last tokens of each row; `max_len` changes nothing."""
-        return caches.recurrent(1, batch_size, {"last": Part((self._known,), (None,), jnp.int32)})
+        return contexts.empty_cache(batch_size, self._known)
 
     def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
         """Read whole prompts into an empty cache."""
@@ -139,28 +136,16 @@ class Ngram:
     def _read(
         self, params: Params, tokens: Int[Array, "B T"], real: Bool[Array, "B T"], cache: Cache
     ) -> tuple[Outputs, Cache]:
-        before = cache.read(0)["last"] + self.vocab_size  # kept so that zeros are no tokens
-        row = jnp.concatenate([before, jnp.where(real, tokens, self.vocab_size)], axis=1)
-        T = tokens.shape[1]
-        contexts = jnp.stack([row[:, i : i + T] for i in range(1, self._known + 1)], axis=-1)
-        cache = cache.write(0, {"last": row[:, T:] - self.vocab_size}).advance(real)
-        return self._outputs(params, contexts), cache
+        found, cache = contexts.read(tokens, real, cache, self.vocab_size)
+        return self._outputs(params, found), cache
 
     def _contexts(self, batch: Batch) -> Int[Array, "B T N-1"]:
-        """The last tokens up to each, of its own text; beyond its beginning stands the id after the last."""
-        tokens = jnp.asarray(batch["tokens"], jnp.int32)
-        segments = jnp.asarray(batch.get("segments", jnp.ones_like(tokens)))
-        known = []
-        for back in range(self._known - 1, -1, -1):
-            earlier = jnp.pad(tokens, ((0, 0), (back, 0)), constant_values=self.vocab_size)[:, : tokens.shape[1]]
-            of = jnp.pad(segments, ((0, 0), (back, 0)), constant_values=-1)[:, : tokens.shape[1]]
-            known.append(jnp.where(of == segments, earlier, self.vocab_size))
-        return jnp.stack(known, axis=-1)
+        return contexts.contexts(batch, self._known, self.vocab_size)
 
-    def _outputs(self, params: Params, contexts: Array) -> Outputs:
+    def _outputs(self, params: Params, found: Array) -> Outputs:
         ready = self.ready(params)
         orders: Any = ready.get("orders", {})
-        return Outputs(contexts, Partial(partial(_log_probabilities, self), orders))
+        return Outputs(found, Partial(partial(_log_probabilities, self), orders))
 
     def _sorted(self, params: Params) -> Params:
         """Sort what waits into the table."""
@@ -195,22 +180,22 @@ def _summed(table: Table, order: int, model: Ngram) -> dict[str, Array]:
     return {"grams": table.grams, "last": last, "counts": table.counts, "sums": sums, "discounts": jnp.stack(discounts)}
 
 
-def _log_probabilities(model: Ngram, orders: dict[str, Any], contexts: Int[Array, "*M N-1"]) -> Float[Array, "*M V"]:
-    flat = contexts.reshape(-1, contexts.shape[-1])
+def _log_probabilities(model: Ngram, orders: dict[str, Any], found: Int[Array, "*M N-1"]) -> Float[Array, "*M V"]:
+    flat = found.reshape(-1, found.shape[-1])
     p = jnp.full((flat.shape[0], model.vocab_size), 1 / model.vocab_size, jnp.float32)
     if model.smoothing == "add_k" and model.order:
         p = _added(model, orders[str(model.order)], flat)
     elif model.order:
         for order in range(1, model.order + 1):
             p = _interpolated(model, orders[str(order)], order, flat, p)
-    return jnp.log(p).reshape(*contexts.shape[:-1], model.vocab_size)
+    return jnp.log(p).reshape(*found.shape[:-1], model.vocab_size)
 
 
 def _interpolated(
-    model: Ngram, part: dict[str, Array], order: int, contexts: Int[Array, "M N-1"], lower: Float[Array, "M V"]
+    model: Ngram, part: dict[str, Array], order: int, found: Int[Array, "M N-1"], lower: Float[Array, "M V"]
 ) -> Float[Array, "M V"]:
     """Return the probabilities of one order more (Chen & Goodman 1999, eq. 16)."""
-    first, after = _rows(model, part, order, contexts)
+    first, after = _rows(model, part, order, found)
     sums = part["sums"][after] - part["sums"][first]
     total, kinds = sums[:, 0].astype(jnp.float32), sums[:, 1:].astype(jnp.float32)
     discounts = jnp.concatenate([jnp.zeros(1), part["discounts"]])
@@ -223,29 +208,17 @@ def _interpolated(
     return jnp.where(total[:, None] > 0, (own + backoff * lower) / jnp.maximum(total, 1)[:, None], lower)
 
 
-def _added(model: Ngram, part: dict[str, Array], contexts: Int[Array, "M N-1"]) -> Float[Array, "M V"]:
-    first, after = _rows(model, part, model.order, contexts)
+def _added(model: Ngram, part: dict[str, Array], found: Int[Array, "M N-1"]) -> Float[Array, "M V"]:
+    first, after = _rows(model, part, model.order, found)
     total = (part["sums"][after] - part["sums"][first])[:, :1]
-    own = _scattered(part, first, after, lambda c: c.astype(jnp.float32), jnp.zeros((len(contexts), model.vocab_size)))
+    own = _scattered(part, first, after, lambda c: c.astype(jnp.float32), jnp.zeros((len(found), model.vocab_size)))
     return (own + model.add) / (total + model.add * model.vocab_size)
 
 
-def _rows(model: Ngram, part: dict[str, Array], order: int, contexts: Array) -> tuple[Array, Array]:
-    return tables.span(part["grams"], contexts[:, contexts.shape[1] + 1 - order :], model.vocab_size)
+def _rows(model: Ngram, part: dict[str, Array], order: int, found: Array) -> tuple[Array, Array]:
+    return tables.span(part["grams"], found[:, found.shape[1] + 1 - order :], model.vocab_size)
 
 
 def _scattered(part: dict[str, Array], first: Array, after: Array, value: Any, into: Array) -> Array:
-    """Put the value of each row of each context at its last token, some rows at a time."""
-    rows, own = part["counts"].shape[0], jnp.arange(first.shape[0])[:, None]
-
-    def more(state: tuple[Array, Array]) -> Array:
-        return jnp.any(first + state[0] < after)
-
-    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        start, p = state
-        at = first[:, None] + start + jnp.arange(CHUNK)
-        inside, at = at < after[:, None], jnp.minimum(at, rows - 1)
-        word = jnp.where(inside, part["last"][at], p.shape[1])
-        return start + CHUNK, p.at[own, word].set(value(part["counts"][at]), mode="drop")
-
-    return jax.lax.while_loop(more, step, (jnp.int32(0), into))[1]
+    """Put the value of each row of each context at its last token."""
+    return tables.scattered(first, after, lambda at: (part["last"][at], value(part["counts"][at])), into)

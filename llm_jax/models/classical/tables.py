@@ -5,6 +5,7 @@ neighbours. Unused rows are all ones, which no n-gram is, and stand at the end.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, UInt
 
 UNUSED = np.uint32(0xFFFFFFFF)
+CHUNK = 64  # n-grams of a context that are read at a time
 Packed = UInt[Array, "C W"]
 
 
@@ -112,3 +114,29 @@ def span(grams: Packed, context: Int[Array, "M N-1"], vocab_size: int) -> tuple[
     ends = (jnp.full((*context.shape[:1], 1), last, jnp.int32) for last in (0, vocab_size + 1))
     low, high = (pack(jnp.concatenate([context, end], axis=1), vocab_size) for end in ends)
     return first_not_below(grams, low), first_not_below(grams, high)
+
+
+def scattered(
+    first: Int[Array, "M"], after: Int[Array, "M"], read: Callable[[Array], tuple[Array, Array]], into: Array
+) -> Array:
+    """Put the values of the rows `first` to `after` of a table at their last tokens, `CHUNK` rows at a time.
+
+    Args:
+        first: row of the first n-gram of each context.
+        after: that after its last.
+        read: rows -> (last tokens, values).
+        into: [M,V], which the values replace where there is a row.
+    """
+    own = jnp.arange(first.shape[0])[:, None]
+
+    def more(state: tuple[Array, Array]) -> Array:
+        return jnp.any(first + state[0] < after)
+
+    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        start, p = state
+        at = first[:, None] + start + jnp.arange(CHUNK)
+        inside = at < after[:, None]
+        words, values = read(jnp.where(inside, at, 0))
+        return start + CHUNK, p.at[own, jnp.where(inside, words, p.shape[1])].set(values, mode="drop")
+
+    return jax.lax.while_loop(more, step, (jnp.int32(0), into))[1]
