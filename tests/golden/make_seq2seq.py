@@ -15,11 +15,11 @@ from make_decoders import HERE
 
 START, WRITTEN = 3, 8
 T5 = {
-    "vocab_size": 37, "d_model": 12, "d_kv": 5, "num_heads": 3, "d_ff": 14, "num_layers": 1, "num_decoder_layers": 2,
+    "vocab_size": 37, "d_model": 12, "d_kv": 5, "num_heads": 3, "d_ff": 14, "num_layers": 2, "num_decoder_layers": 1,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6,
 }  # fmt: skip
 BART = {
-    "vocab_size": 37, "d_model": 12, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 3,
+    "vocab_size": 37, "d_model": 12, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 3,
     "decoder_attention_heads": 3, "encoder_ffn_dim": 14, "decoder_ffn_dim": 14, "max_position_embeddings": 13,
     "bos_token_id": 2, "pad_token_id": 0, "forced_eos_token_id": None, "decoder_start_token_id": START,
 }  # fmt: skip
