@@ -66,10 +66,11 @@ def test_the_likeliest_tokens_one_by_one_are_those_of_generate(case):
     params, written = tree.unflatten(weights), []
     batch = {"tokens": np.full((1, 1), config["decoder_start_token_id"]), "source_tokens": arrays["source"][:1]}
     out, cache = model.prefill(params, batch, model.empty_cache(1, 1 + len(arrays["greedy"])))
-    extend = jax.jit(model.extend)
+    logits = out.logits
+    step = jax.jit(lambda p, tokens, cache: (lambda out: (out[0].logits, out[1]))(model.extend(p, tokens, cache)))
     for _ in arrays["greedy"]:
-        written.append(int(out.logits[0, -1].argmax()))
-        out, cache = extend(params, np.full((1, 1), written[-1]), cache)
+        written.append(int(logits[0, -1].argmax()))
+        logits, cache = step(params, np.full((1, 1), written[-1]), cache)
     assert written == arrays["greedy"].tolist()
 
 
