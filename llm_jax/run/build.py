@@ -141,9 +141,13 @@ def check(config: Config) -> tuple[Sections, Plan]:
     if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
-    positions = getattr(built, "max_positions", parts.data.seq_len)
-    if positions < parts.data.seq_len:
-        raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
+    longest = _longest(config)
+    positions, more = getattr(built, "max_positions", longest), longest - parts.data.seq_len
+    if positions < longest:
+        beside = f" and the {more} of objective.name={values['objective']['name']!r}" if more else ""
+        raise UserError(
+            f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}{beside}; leave it out"
+        )
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
     whole = tree.unflatten({p: abstract(d) for p, d in declared.items()})
     jax.eval_shape(transform.init, learnt(built, whole))
@@ -189,7 +193,7 @@ def model(config: Config, *, vocab_size: int) -> Model:
     if values.get("vocab_size") is None:
         values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
-        values["max_positions"] = config.values["data"]["seq_len"]
+        values["max_positions"] = _longest(config)
     return adaptation(config, headed(config, construct(cls, values)))
 
 
@@ -218,6 +222,11 @@ def labels(config: Config) -> tuple[str, ...]:
             'data.form={"name": "labelled", "classes": ["…", "…"]}; numbers are for objective.name=\'regression\''
         )
     return names
+
+
+def _longest(config: Config) -> int:
+    """Return the most tokens that a text of a batch has."""
+    return int(config.values["data"]["seq_len"]) + getattr(objective(config), "extra_positions", 0)
 
 
 def adaptation(config: Config, plain: Model) -> Model:
