@@ -101,9 +101,9 @@ $(INTEROP): $(READY) requirements-interop.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-interop.txt
 	@touch $@
 
-$(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop.txt
+$(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop.txt requirements-generation.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check \
-	  -r requirements-dev.txt -r requirements-data.txt -r requirements-interop.txt
+	  -r requirements-dev.txt -r requirements-data.txt -r requirements-interop.txt -r requirements-generation.txt
 	@touch $@
 
 $(PLAN): $(DEV) requirements-plan.txt

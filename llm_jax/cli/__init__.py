@@ -22,6 +22,7 @@ VERBS = {
     "evaluate": "held-out loss, perplexity and bits per byte of a checkpoint",
     "sample": "continue a text",
     "embed": "how alike texts are, by the vectors of an encoder",
+    "classify": "the class, number or tags that a tuned model gives to typed texts",
     "chat": "talk with a model in the terminal, by the chat template of its workdir",
     "import": "make a workdir of a Hugging Face directory or a GGUF file",
     "export": "write a checkpoint as transformers or llama.cpp read it",

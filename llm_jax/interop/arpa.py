@@ -4,6 +4,7 @@ An interpolated model is the same as one that backs off: of an n-gram that was s
 of a context what it gives to the lower orders (Chen & Goodman 1999, §2.8).
 """
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llm_jax.core.table import UserError
+from llm_jax.interop.safetensors import Info
+from llm_jax.interop.source import Source, beside
+from llm_jax.models.classical.backoff import arrays
 from llm_jax.models.classical.tables import unpack
+from llm_jax.text import tokenizers
+from llm_jax.text.base import Tokenizer
 
 NEVER = -99.0  # log10 of a probability of zero
+LN10 = np.log(10)
+MARKERS = ("<s>", "</s>", "<unk>")
 
 
 class Order(NamedTuple):
@@ -119,7 +127,7 @@ def lines(found: list[Order]) -> Iterator[str]:
         yield ""
         yield f"\\{order}-grams:"
         if order == 1:
-            yield from (f"{NEVER:g}\t{word}\t0" for word in ("<s>", "</s>", "<unk>"))
+            yield from (f"{NEVER:g}\t{word}\t0" for word in MARKERS)
         last = order == len(found)
         for tokens, log_p, backoff in zip(
             part.tokens.tolist(), part.log_p.tolist(), part.backoff.tolist(), strict=True
@@ -225,3 +233,69 @@ def _order(lines: _Lines, order: int, size: int, last: int, ids: dict[str, int])
     if len(np.unique(keys(grams))) != size:
         raise lines.wrong(f"an n-gram of order {order} above comes twice")
     return Order(grams, np.array(log_p), np.array(backoff))
+
+
+class Held(NamedTuple):
+    """Arrays in memory, as a file's."""
+
+    arrays: Mapping[str, np.ndarray]
+
+    @property
+    def infos(self) -> Mapping[str, Info]:
+        """Shapes and dtypes."""
+        return {name: Info(a.shape, a.dtype) for name, a in self.arrays.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """Return one."""
+        return self.arrays[name]
+
+
+def source(path: Path) -> Source:
+    """Return the model in an ARPA file.
+
+    Where its words are the ids 0, 1, …, as `write` makes them, ids stay what they are, and the tokenizer is the one
+    beside the file, if any; else words are what stands between spaces.
+    """
+    words, orders = read(path)
+    named = [word for word in words if word not in MARKERS]
+    if named == [str(i) for i in range(len(named))]:
+        tokenizer = beside(path.parent)
+        ids = np.array([int(word) if word not in MARKERS else -1 for word in words])
+        orders = [_without_markers(part, ids) for part in orders]
+    else:
+        named, tokenizer = words, _of_words(words)
+    last = len(orders)
+    tables = {
+        f"{n}/{name}": array
+        for n, part in enumerate(orders, 1)
+        for name, array in arrays(
+            len(named), part.tokens, part.log_p * LN10, part.backoff * LN10 if n < last else None
+        ).items()
+    }  # fmt: skip
+    config = {"vocab_size": len(named), "sizes": [len(part.tokens) for part in orders]}
+    return Source(path, "arpa", config, Held(tables), tokenizer, ready="backoff")
+
+
+def _without_markers(part: Order, ids: np.ndarray) -> Order:
+    tokens = ids[part.tokens]
+    kept = (tokens >= 0).all(1)
+    return Order(tokens[kept].astype(np.int32), part.log_p[kept], part.backoff[kept])
+
+
+def _of_words(words: list[str]) -> Tokenizer:
+    """Return the tokenizer of words between spaces; a text begins with <s> and ends with </s>, if they are words."""
+    from tokenizers import Tokenizer as Engine
+    from tokenizers import models, pre_tokenizers, processors
+
+    ids = {word: i for i, word in enumerate(words)}
+    engine = Engine(models.WordLevel(ids, unk_token="<unk>"))
+    engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    engine.add_special_tokens([word for word in ("<s>", "</s>") if word in ids])
+    begin, end = ((word if word in ids else None) for word in ("<s>", "</s>"))
+    if begin:
+        engine.post_processor = processors.TemplateProcessing(
+            single=f"{begin} $A", special_tokens=[(begin, ids[begin])]
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        engine.save(f"{folder}/tokenizer.json")
+        return tokenizers.build("huggingface", {"path": f"{folder}/tokenizer.json", "bos": begin, "eos": end})

@@ -1,6 +1,7 @@
 """A foreign model as it lies on disk: its config, its tensors, its tokenizer's files, and what is said with it.
 
-A source is a directory of Hugging Face (config.json, safetensors, tokenizer) or one GGUF file. Pickles are refused.
+A source is a directory of Hugging Face (config.json, safetensors, tokenizer), one GGUF file or one ARPA file. Pickles
+are refused.
 """
 
 import json
@@ -18,7 +19,7 @@ from llm_jax.text.base import Tokenizer
 
 TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FILES = {".gguf": "llm_jax.interop.gguf.reader:source"}
+FILES = {".arpa": "llm_jax.interop.arpa:source", ".gguf": "llm_jax.interop.gguf.reader:source"}
 KINDS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
 
 
@@ -26,8 +27,10 @@ KINDS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
 class Source:
     """What a foreign model consists of.
 
-    config: in the words of config.json. tokenizer: None where there is none, or none that is read here. template: for
-    chats. generation: in the words of generation_config.json. notes: what its user should know.
+    config: in the words of config.json; of a `ready` one our fields. tensors: under foreign names and in foreign
+    layouts; of a `ready` one ours by path. tokenizer: None where there is none, or none that is read here. template:
+    for chats. generation: in the words of generation_config.json. notes: what its user should know. ready: our family,
+    where nothing has to be renamed or turned.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class Source:
     template: str | None = None
     generation: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ready: str | None = None
 
 
 def open_source(path: str) -> Source:
@@ -51,12 +55,12 @@ def open_source(path: str) -> Source:
         return directory(where)
     if not where.exists():
         raise UserError(
-            f"SRC={path} is not there; give a directory with config.json and *.safetensors, or a .gguf file"
+            f"SRC={path} is not there; give a directory with config.json and *.safetensors, a .gguf or an .arpa file"
         )
     if where.suffix in FILES:
         opened: Source = lookup(FILES, where.suffix, "SRC")(where)
         return opened
-    raise UserError(f"SRC={path} is not a directory or a .gguf file{_instead([where])}")
+    raise UserError(f"SRC={path} is not a directory, a .gguf or an .arpa file{_instead([where])}")
 
 
 def directory(where: Path) -> Source:
@@ -74,7 +78,7 @@ def directory(where: Path) -> Source:
         template = next((t["template"] for t in template if t.get("name") == "default"), None)
     if (where / TEMPLATE).exists():
         template = (where / TEMPLATE).read_text("utf-8")
-    return Source(where, "hf", config, tensors, _tokenizer(where), template, _generation(where, config))
+    return Source(where, "hf", config, tensors, beside(where), template, _generation(where, config))
 
 
 def _generation(where: Path, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +90,8 @@ def _generation(where: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     return {"_from_model_config": not found, **found, **more} if more else found
 
 
-def _tokenizer(where: Path) -> Tokenizer | None:
+def beside(where: Path) -> Tokenizer | None:
+    """Return the tokenizer in a folder, None where there is none."""
     for file, name in KINDS.items():
         if (where / file).exists():
             return tokenizers.build(name, {"path": str(where / file)})
@@ -100,7 +105,7 @@ def _instead(files: list[Path]) -> str:
         return f"; give the file that it holds, SRC={ready[0]}"
     found = [file.name for file in files if file.suffix in PICKLES]
     if not found:
-        return "; give a directory with config.json and *.safetensors, or a .gguf file"
+        return "; give a directory with config.json and *.safetensors, a .gguf or an .arpa file"
     return (
         f". {found[0]} is a pickle, which can run any code when it is read, so it is not read here: where you trust "
         "it, load it with transformers and call save_pretrained(DIR), which writes safetensors, and import DIR"

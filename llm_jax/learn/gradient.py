@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from llm_jax.core import keys
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Adapted, Batch, GradientRule, Key, Learner, Mean, Model, Objective, Params, State, Stats
 from llm_jax.learn.accumulate import accumulate
 from llm_jax.mesh.place import fetched
@@ -41,6 +42,17 @@ def learnt(model: Model, params: Params) -> Params:
     return {name: params[name] for name in model.learnt} if isinstance(model, Adapted) else params
 
 
+def check_real(model: Model) -> None:
+    """Refuse a model that has no gradient."""
+    names = model.learnt if isinstance(model, Adapted) else None
+    for path, d in model.declarations().items():
+        if (names is None or path.partition("/")[0] in names) and not jnp.issubdtype(d.dtype, jnp.floating):
+            raise UserError(
+                f'train.learner="gradient" learns real numbers, and {path} of model.name='
+                f'{type(model).__name__.lower()!r} is {d.dtype}; a model that counts needs train.learner="counting"'
+            )
+
+
 def descent(
     model: Model,
     objective: Objective,
@@ -49,7 +61,12 @@ def descent(
     microbatches: int = 1,
     batch_size: int | None = None,
 ) -> Learner:
-    """Return the learner of a model and an objective, each batch computed in so many parts."""
+    """Return the learner of a model and an objective, each batch computed in so many parts.
+
+    Raises:
+        UserError: a parameter that is to be learnt is no real number.
+    """
+    check_real(model)
     rule = accumulate(plain(model, objective), microbatches)
     return gradient(rule, model.init, optimizer, part=partial(learnt, model))
 

@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.adapt import ADAPTERS
 from llm_jax.adapt.adapted import Adapted, adapted
+from llm_jax.adapt.headed import KERNEL, Headed
 from llm_jax.adapt.pack import Packing
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
@@ -19,6 +20,8 @@ from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
+from llm_jax.data.examples import forms
+from llm_jax.data.examples.forms import Form
 from llm_jax.data.features import Transform
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.ema import ema
@@ -31,7 +34,7 @@ from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.optim.transform import alike, schedule, transformation
 from llm_jax.run import sections
-from llm_jax.run.checks import batch, stages, tokens
+from llm_jax.run.checks import batch, examples, stages, tokens
 from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
 from llm_jax.run.targets import Launch
@@ -77,6 +80,7 @@ class Run:
     duration: Duration
     steps: int | None
     state_shardings: Any
+    template: str | None = None
 
     @property
     def tokens_per_step(self) -> int:
@@ -86,6 +90,9 @@ class Run:
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
         model, length = self.model, self.sections.data.seq_len
+        if isinstance(model, Headed):  # its scores are those of labels: no token is predicted
+            kept = {p: d for p, d in model.declarations().items() if "vocab" not in d.axes}
+            return flops.per_token(kept, length, causal=causal)
         if not isinstance(model, Adapted):
             return flops.per_token(model.declarations(), length, causal=causal)
         declared = model.base.declarations()
@@ -99,6 +106,11 @@ def check(config: Config) -> tuple[Sections, Plan]:
         UserError: the first thing that is wrong.
     """
     values, parts = config.values, parts_of(config)
+    examples.check(parts.data, objective(config), values["objective"]["name"])
+    if parts.export.every and hasattr(objective(config), "head"):
+        raise UserError(
+            f"export.every={parts.export.every}: no format has the head of a model that learns labels; set 0"
+        )
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
@@ -167,7 +179,34 @@ def model(config: Config, *, vocab_size: int) -> Model:
         values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
         values["max_positions"] = _longest(config)
-    return adaptation(config, construct(cls, values))
+    return adaptation(config, headed(config, construct(cls, values)))
+
+
+def headed(config: Config, plain: Model) -> Model:
+    """Return a model with the head that the objective of a configuration asks for, which may be none."""
+    head = getattr(objective(config), "head", None)
+    if head is None:
+        return plain
+    names = labels(config) if head.classes else ()
+    if head.pooling == "tokens" and hasattr(plain, "tagger"):  # its states are the tags
+        return plain.tagger(names)
+    return Headed(plain, names, head.pooling, head.dropout)
+
+
+def labels(config: Config) -> tuple[str, ...]:
+    """Return the names of the classes of a configuration.
+
+    Raises:
+        UserError: it names none.
+    """
+    made = form(config.values["data"]["form"])
+    names = tuple(getattr(made, "names", getattr(made, "classes", None)) or ())
+    if not names:
+        raise UserError(
+            f"objective.name={config.values['objective']['name']!r} needs the names of the classes: "
+            'data.form={"name": "labelled", "classes": ["…", "…"]}; numbers are for objective.name=\'regression\''
+        )
+    return names
 
 
 def _longest(config: Config) -> int:
@@ -182,7 +221,8 @@ def adaptation(config: Config, plain: Model) -> Model:
         return plain
     kind = lookup(ADAPTERS, section.name, "adapt.name")(section.rank, section.alpha, section.dropout)
     packing = None if section.pack is None else Packing(section.pack, section.pack_group)
-    return adapted(plain, kind, section.patterns, packing)
+    new = (f"^{KERNEL}$",) if isinstance(plain, Headed) else ()
+    return adapted(plain, kind, (*section.patterns, *new), packing)
 
 
 def objective(config: Config) -> Objective:
@@ -209,18 +249,23 @@ def tokenizer(parts: Sections) -> Tokenizer:
     where: dict[str, Any] = {"source": parts.data.source, "options": parts.data.options, "mixture": parts.data.mixture}
     if not lookup(tokenizers.TOKENIZERS, name, "data.tokenizer.name").trains:
         return tokenizers.build(name, options)
-    texts, fingerprint = training_texts(**where, normalization=parts.data.normalization)
+    texts, fingerprint = training_texts(**where, normalization=parts.data.normalization, form=form(parts.data.form))
     return tokenizers.build(name, options, texts, fingerprint)
 
 
-def batches(config: Config, parts: Sections, words: Tokenizer) -> Data:
-    """Return the loaders of a configuration."""
+def form(given: Mapping[str, Any] | None) -> Form | None:
+    """Return what is made of examples by the section `data.form`; None for text."""
+    return None if given is None else forms.build(given)
+
+
+def batches(config: Config, parts: Sections, words: Tokenizer, template: str | None = None) -> Data:
+    """Return the loaders of a configuration; the chat template is for a form that needs one."""
     d, w, seed = parts.data, parts.local, config.values["seed"]
     rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
         mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
-        transform=reshaping(config, words),
+        transform=reshaping(config, words), form=form(d.form), template=template,
     )  # fmt: skip
 
 
@@ -230,12 +275,13 @@ def reshaping(config: Config, words: Tokenizer) -> Callable[[int], Transform | N
     return transform and partial(transform, words, config.values["data"]["seq_len"])
 
 
-def build(config: Config, *, words: Tokenizer | None = None) -> Run:
+def build(config: Config, *, words: Tokenizer | None = None, template: str | None = None) -> Run:
     """Return the run of a configuration.
 
     Args:
         config: resolved.
         words: the tokenizer of a workdir that is resumed; by default it is made.
+        template: the chat template, for a form that needs one and for the run's own conversations.
 
     Raises:
         UserError: whatever is wrong with the configuration or the data.
@@ -243,7 +289,7 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
     parts, plan = check(config)
     words = words or tokenizer(parts)
     check_vocabulary(config.values["model"].get("vocab_size"), words)
-    loaders = batches(config, parts, words)
+    loaders = batches(config, parts, words, template)
     duration = durations.parse(parts.train.duration)
     steps = num_steps(parts, duration, loaders.train.examples_per_epoch)
     built = model(config, vocab_size=words.vocab_size)
@@ -251,7 +297,7 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
     taught = learner(config, parts, built, transform)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught),
+        shardings(plan, built.declarations(), taught), template,
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from llm_jax.adapt import ADAPTERS
 from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError, choices, lookup
+from llm_jax.decode.beam import Beams
 from llm_jax.decode.filters import Sampling
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.mesh.plan import AXES
@@ -25,6 +26,7 @@ class Data:
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
     clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
     regular expression, which matches the client's name in a document's. None: no clients.
+    form: what is made of examples, {"name": a key of data.examples.FORMS, and its options}; None for text.
     """
 
     source: str | None = None
@@ -37,6 +39,7 @@ class Data:
     seq_len: int = 256
     clients: int | None = None
     client_pattern: str | None = None
+    form: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
@@ -86,15 +89,19 @@ class Expected:
 
 @dataclass(frozen=True)
 class Eval:
-    """Held-out evaluation: every so many steps (0: only at the end), on at most `batches` batches while training."""
+    """Held-out evaluation: on at most `batches` batches while training, on all at the end.
+
+    every: so many steps; epochs: or so many epochs; both 0: only at the end.
+    """
 
     every: int = 0
+    epochs: int = 0
     batches: int | None = 16
     batch_size: int | None = None
     expected: Expected = field(default_factory=Expected)
 
     def __post_init__(self) -> None:
-        checks.non_negative("eval", every=self.every)
+        checks.non_negative("eval", every=self.every, epochs=self.epochs)
         checks.positive("eval", batches=self.batches, batch_size=self.batch_size)
 
 
@@ -180,9 +187,11 @@ class Log:
 
 @dataclass(frozen=True)
 class Sample:
-    """Texts continued at each evaluation and written to samples/: which, by how many tokens, drawn how.
+    """Texts continued at each evaluation and written to samples/: which, by how many tokens, drawn or searched how.
 
-    The last five are those of `decode.filters.Sampling`.
+    prompts: of an encoder-decoder, the texts that it writes from. temperature to repetition_penalty: those of
+    `decode.filters.Sampling`. beams, length_penalty, stopping: those of `decode.beam.Beams`, which draw nothing; beams
+    None: texts are drawn.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -192,14 +201,41 @@ class Sample:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    beams: int | None = None
+    length_penalty: float = 1.0
+    stopping: str = "likely"
 
     def __post_init__(self) -> None:
         checks.positive("sample", tokens=self.tokens)
         self.settings()
+        for name in DRAWING if self.beams is not None else ():
+            if (value := getattr(self, name)) != DRAWING[name]:
+                raise UserError(
+                    f"sample.{name}={value!r} says how tokens are drawn, and sample.beams={self.beams} search for the "
+                    "most probable text; leave out one of them"
+                )
+        for name in SEARCHING if self.beams is None else ():
+            if (value := getattr(self, name)) != SEARCHING[name]:
+                raise UserError(f"sample.{name}={value!r} is of beam search; set sample.beams too, such as 4")
+        self.searching()
 
     def settings(self) -> Sampling:
         """How a token is drawn."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+    def searching(self) -> Beams | None:
+        """How texts are searched for; None where they are drawn."""
+        return None if self.beams is None else Beams(self.beams, self.length_penalty, self.stopping)
+
+
+DRAWING = {
+    name: Sample.__dataclass_fields__[name].default
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+}
+"""The fields of `Sample` that say how texts are drawn, with their defaults."""
+
+SEARCHING = {name: Sample.__dataclass_fields__[name].default for name in ("beams", "length_penalty", "stopping")}
+"""Those that say how texts are searched for."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def start_writing(directory: epath.Path, leaves: Mapping[str, Any]) -> Any:
 
     handler = ocp.PyTreeCheckpointHandler(use_compression=False)
     checkpointer = ocp.AsyncCheckpointer(handler, timeout_secs=PATIENCE)
-    full = {_name(path): leaf for path, leaf in leaves.items() if leaf.size}  # orbax refuses arrays of no elements
+    full = {name_of(path): leaf for path, leaf in leaves.items() if leaf.size}  # orbax refuses arrays of no elements
     try:
         checkpointer.save(directory, args=ocp.args.PyTreeSave(full))
     except BaseException:
@@ -124,7 +124,7 @@ def read(directory: epath.Path, leaves: Mapping[str, Leaf], shardings: Mapping[s
 
     full = {path: shardings[path] for path, leaf in leaves.items() if 0 not in leaf.shape}
     args = {
-        _name(path): ocp.RestoreArgs(np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
+        name_of(path): ocp.RestoreArgs(np.ndarray) if sharding is None else ocp.ArrayRestoreArgs(sharding=sharding)
         for path, sharding in full.items()
     }
     wanted = ocp.args.PyTreeRestore(item=dict.fromkeys(args, 0), restore_args=args, partial_restore=True)
@@ -134,13 +134,13 @@ def read(directory: epath.Path, leaves: Mapping[str, Leaf], shardings: Mapping[s
     for path, leaf in leaves.items():
         if 0 in leaf.shape:
             nothing = np.zeros(leaf.shape, leaf.dtype)
-            restored[_name(path)] = nothing if shardings[path] is None else jax.device_put(nothing, shardings[path])
-    return {path: restored[_name(path)] for path in leaves}
+            restored[name_of(path)] = nothing if shardings[path] is None else jax.device_put(nothing, shardings[path])
+    return {path: restored[name_of(path)] for path in leaves}
 
 
 def _check_stored(stored: Mapping[str, Any], leaves: Mapping[str, Leaf]) -> None:
     for path, leaf in leaves.items():
-        found = stored.get(_name(path))
+        found = stored.get(name_of(path))
         if found is None:
             raise CorruptCheckpointError(f"{path} is missing")
         keys = leaf.dtype.startswith("key<")  # whose words have one axis more
@@ -149,6 +149,6 @@ def _check_stored(stored: Mapping[str, Any], leaves: Mapping[str, Leaf]) -> None
             raise CorruptCheckpointError(f"{path} is {dtype}{list(shape)}, {leaf.dtype}{list(leaf.shape)} was saved")
 
 
-def _name(path: str) -> str:
+def name_of(path: str) -> str:
     """Return the name under which orbax stores a leaf: dots for slashes, nothing that a file system could trip over."""
     return ".".join(quote(part, safe="").replace(".", "%2E") for part in path.split("/"))

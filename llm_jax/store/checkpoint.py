@@ -15,8 +15,8 @@ import jax
 from etils import epath
 
 from llm_jax.core.table import UserError
-from llm_jax.store import arrays, commit, digests, files, retention
-from llm_jax.store.manifest import CorruptCheckpointError, Manifest
+from llm_jax.store import arrays, commit, digests, files, retention, stream
+from llm_jax.store.manifest import CorruptCheckpointError, Leaf, Manifest
 from llm_jax.store.retention import Keep
 from llm_jax.store.verify import read_step
 
@@ -106,6 +106,35 @@ class Checkpoints:
         self._saving = threading.Thread(target=self._finish, args=(work, head, pieces, writing, started), name="save")
         self._saving.start()
 
+    def stream(
+        self, step: int, forms: Mapping[str, Leaf], leaves: stream.Leaves, *, meta: Mapping[str, Any] | None = None
+    ) -> None:
+        """Save a step whose arrays come one by one, before this returns: two of them are in memory, at most.
+
+        Only a program of one process may: there the arrays are whole.
+
+        Args:
+            step: a whole number from 0.
+            forms: path -> shape and dtype of each array, in the order of the tree.
+            leaves: (path, array on the host) of each, in any order.
+            meta: as of `save`.
+
+        Raises:
+            UserError: another job saves into this directory, or the disk refuses the arrays. Whatever `leaves` raises
+                passes as it is. In any case nothing is left of the step.
+        """
+        self.wait()
+        started = time.monotonic()
+        self._own()
+        try:
+            work = commit.prepare(self.directory, step)
+            sums = stream.write(work / arrays.FOLDER, forms, leaves)
+            commit.commit(work, Manifest(step=step, leaves=dict(forms), **(meta or {})), sums)
+        except BaseException:
+            self._clean()
+            raise
+        self._saved(step, started)
+
     def wait(self) -> None:
         """Wait until no save is under way."""
         if self._saving is not None:
@@ -163,7 +192,7 @@ class Checkpoints:
         raise CorruptCheckpointError(f"no checkpoint in {self.directory} is whole; nothing was moved:\n  {reasons}")
 
     def _finish(self, work: epath.Path, head: Manifest, pieces: dict[str, Any], writing: Any, started: float) -> None:
-        """Digest, wait for the arrays, commit, make room: the background half of a save."""
+        """Digest, wait for the arrays, commit: the background half of a save."""
         try:
             try:
                 sums = digests.digests(pieces)
@@ -175,12 +204,16 @@ class Checkpoints:
         except Exception as error:
             self._failed(head.step, error)
             return
+        self._saved(head.step, started)
+
+    def _saved(self, step: int, started: float) -> None:
+        """Tell of a step, and make room."""
         self.last_error = None
-        self._tell("saved", head.step, seconds=round(time.monotonic() - started, 3))
+        self._tell("saved", step, seconds=round(time.monotonic() - started, 3))
         if jax.process_index() == 0:
             metrics = commit.metrics(self.directory)
-            for step in commit.remove(self.directory, metrics.keys() - retention.kept(metrics, self.keep)):
-                self._tell("removed", step)
+            for old in commit.remove(self.directory, metrics.keys() - retention.kept(metrics, self.keep)):
+                self._tell("removed", old)
 
     def _failed(self, step: int, error: Exception) -> None:
         self.last_error = error

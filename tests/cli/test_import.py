@@ -1,6 +1,7 @@
 """import and export: a workdir like any other, the same tensors back, and nothing half-written."""
 
 import json
+import resource
 import shutil
 
 import numpy as np
@@ -17,7 +18,6 @@ from llm_jax.interop.names import NAMES, numbered, slots
 from llm_jax.interop.safetensors import Directory, Info
 from llm_jax.models import MODELS
 from llm_jax.run.config import construct
-from llm_jax.store.checkpoint import Checkpoints
 from llm_jax.text import tokenizers
 
 CONFIG = {
@@ -310,12 +310,13 @@ def test_sources_and_places_that_are_not_there_or_taken_are_refused(source, impo
     assert "hf" in refused("export", f"--workdir={imported}", "--format=onnx", f"--to={tmp_path / 'out'}")
 
 
-def test_a_save_that_fails_leaves_nothing(source, tmp_path, refused, monkeypatch):
-    def fail(self, *_, **__):
-        self.last_error = OSError("no space left")
-
-    monkeypatch.setattr(Checkpoints, "save", fail)
-    assert "no space left" in refused("import", source, f"--workdir={tmp_path / 'run'}")
+def test_a_full_disk_leaves_nothing(source, tmp_path, refused):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        assert "could not be saved" in refused("import", source, f"--workdir={tmp_path / 'run'}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_write_that_fails_leaves_nothing(imported, tmp_path, refused, monkeypatch):

@@ -5,10 +5,12 @@ import numpy as np
 import optax
 import pytest
 
+from llm_jax.cli import main
+from llm_jax.core import tree
 from llm_jax.core.table import UserError
 from llm_jax.interop import arpa
 from llm_jax.learn.counting import counting, ready
-from llm_jax.models.classical.backoff import Backoff, arrays
+from llm_jax.models.classical.backoff import Backoff
 from llm_jax.models.classical.ngram import Ngram
 from llm_jax.objectives.causal import Causal
 
@@ -93,29 +95,26 @@ ngram 2=3
 
 
 def imported(path):
-    """A model of what a file holds, and its parameters."""
-    words, orders = arpa.read(path)
-    made = {
-        str(n): arrays(len(words), part.tokens, part.log_p * np.log(10), part.backoff * np.log(10))
-        for n, part in enumerate(orders, 1)
-    }
-    return Backoff(len(words), tuple(len(part.tokens) for part in orders)), made, words
+    """A model of what a file holds, its parameters, and its tokenizer."""
+    found = arpa.source(path)
+    params = tree.unflatten({name: found.tensors.read(name) for name in found.tensors.infos})
+    return Backoff(found.config["vocab_size"], tuple(found.config["sizes"])), params, found.tokenizer
 
 
 def test_what_was_written_is_read_and_says_the_same(tmp_path):
     model, params = counted(order=4)
     arpa.write(tmp_path / "a.arpa", arpa.orders(model, params))
     again, made, words = imported(tmp_path / "a.arpa")
-    assert words == ["<s>", "</s>", "<unk>", *map(str, range(V))]
-    np.testing.assert_allclose(
-        log10s(again, made, TEXT[0, 100:180] + 3)[2:], log10s(model, params, TEXT[0, 100:180])[2:], atol=1e-5
-    )
+    assert again.vocab_size == V and words is None  # none lies beside it
+    expected = log10s(model, params, TEXT[0, 100:180])
+    np.testing.assert_allclose(log10s(again, made, TEXT[0, 100:180])[2:], expected[2:], atol=1e-5)
 
 
 def test_a_file_of_words_backs_off_as_it_says(tmp_path):
     (tmp_path / "a.arpa").write_text(TOY)
     model, params, words = imported(tmp_path / "a.arpa")
-    ids = np.array([words.index(word) for word in ["<s>", "sea", "sea", "ship", "</s>", "ship"]])
+    ids = np.array([*words.frame[0], *words.encode("sea sea ship"), words.eos_id, *words.encode("ship")])
+    assert words.encode("sea whale <s>").tolist() == [3, 0, 0, 0]  # what is typed is no control token
     np.testing.assert_allclose(log10s(model, params, ids), [-0.1, -0.2 - 0.4, -0.25, -0.6, -0.7], atol=1e-6)
 
 
@@ -138,3 +137,12 @@ def test_a_file_that_is_not_whole_is_refused_with_the_line(old, new, message, tm
     with pytest.raises(UserError) as told:
         arpa.read(tmp_path / "a.arpa")
     assert message in str(told.value)
+
+
+def test_a_file_becomes_a_workdir_that_writes(tmp_path, capsys):
+    (tmp_path / "a.arpa").write_text(TOY)
+    assert main(["import", str(tmp_path / "a.arpa"), f"--workdir={tmp_path / 'run'}"]) == 0
+    assert main(["sample", f"--workdir={tmp_path / 'run'}", "--prompt=sea", "--tokens=1", "--greedy"]) == 0
+    assert "sea" in capsys.readouterr().out
+    assert main(["import", str(tmp_path / "b.arpa"), f"--workdir={tmp_path / 'other'}"]) == 2
+    assert "b.arpa is not there" in capsys.readouterr().err

@@ -13,7 +13,9 @@ import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.learn.counting import counting, ready
+from llm_jax.learn.gradient import descent
 from llm_jax.models.classical import tables
+from llm_jax.models.classical.backoff import Backoff
 from llm_jax.models.classical.ngram import Ngram
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.objectives.causal import Causal
@@ -185,6 +187,12 @@ def test_rows_of_a_context_are_found():
     for context, first, after in zip(contexts.tolist(), *rows, strict=True):
         wanted = [row for row in kept.tolist() if row[:2] == context]
         assert kept.tolist()[first:after] == wanted
+
+
+@pytest.mark.parametrize("model", [Ngram(V), Backoff(V, (V, 9))])
+def test_counts_and_tables_have_no_gradient(model):
+    with pytest.raises(UserError, match=r'"gradient" learns real numbers.* is u?int32; .*"counting"'):
+        descent(model, Causal(), optax.identity())
 
 
 def test_a_batch_beyond_the_buffer_and_a_model_that_does_not_count_are_refused():

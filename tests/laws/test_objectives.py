@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.adapt.headed import Headed
 from llm_jax.core.table import lookup
 from llm_jax.models.decoder.gpt2 import GPT2
 from llm_jax.models.decoder.llama import Llama
@@ -26,9 +27,14 @@ BATCH = {
     "targets": RNG.integers(0, V, (B, T)).astype(np.int32),
     "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
     "label": (np.arange(B) % 2).astype(np.int32),
+    "tags": RNG.integers(0, 3, (B, T)).astype(np.int32),
 }
+LABELS = ("a", "b", "c")
 PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
+    "classification": Headed(PAIRS, LABELS),
+    "regression": Headed(PAIRS, (), "mean"),
+    "tagging": Headed(PAIRS, LABELS, "tokens"),
     "denoising": PAIRS,
     "several": PAIRS,
     "seq2seq": T5(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, gated=True, tied=False),
@@ -42,6 +48,7 @@ FIT = {  # the model that an objective needs, where it is no llama
 }
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
     "adversarial": [{}, {"smoothing": 0.1}],
+    "classification": [{}, {"label_smoothing": 0.1, "class_weights": [0.5, 2.0, 1.0]}],
     "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
     "masked": [{}, {"sentence_order": 0.5, "label_smoothing": 0.1}],
     "prefix": [{}, {"label_smoothing": 0.2}],
@@ -51,9 +58,14 @@ VARIANTS = {  # options that change what is computed; every member has at least 
 }
 GUESSING = {  # nats, where it is not log V
     "adversarial": 3 * math.log(2),  # real, fake, and the fake again
+    "classification": math.log(3),
+    "regression": 0.5,  # of labels 0 and 1, of which rows weigh about the same
+    "tagging": math.log(3),
     "seq2seq": math.log(V) + 0.5,  # T5 begins with logits of variance 1, which cost half of it
 }
+LABELLED = {name for name, where in OBJECTIVES.items() if "labelled" in where}  # predict no token
 CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]
+UNLABELLED = pytest.mark.parametrize("case", [c for c in CASES if c[0] not in LABELLED], ids="{0[0]}-{0[1]}".format)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +100,12 @@ def leaves_close(a, b, rtol=1e-6):
 
 
 def test_a_target_of_zero_weight_changes_nothing_at_all(learn):
-    other = np.where(BATCH["weights"] == 0, (BATCH["targets"] + 7) % V, BATCH["targets"])
-    assert (other != BATCH["targets"]).any()
-    first, second = learn(BATCH), learn(BATCH | {"targets": other})
+    other = {
+        name: np.where(BATCH["weights"] == 0, (BATCH[name] + 1) % size, BATCH[name])
+        for name, size in (("targets", V), ("tags", 3))
+    }
+    assert (other["targets"] != BATCH["targets"]).any()
+    first, second = learn(BATCH), learn(BATCH | other)
     for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -125,6 +140,7 @@ def test_int64_numpy_is_legal(learn):
     leaves_close(learn(wide), learn(BATCH))
 
 
+@UNLABELLED
 def test_tokens_alone_are_legal_and_predict_the_next_one(learn):
     tokens = BATCH["tokens"]
     spelled = {
@@ -136,6 +152,7 @@ def test_tokens_alone_are_legal_and_predict_the_next_one(learn):
     assert learn({"tokens": tokens})[0][1][0].weight == B * (T - 1)
 
 
+@UNLABELLED
 def test_no_text_predicts_the_beginning_of_the_next(learn):
     segments = np.repeat([[1, 2, 0]], 4, axis=1).repeat(B, axis=0).astype(np.int32)
     inside = np.tile([1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0], (B, 1)).astype(np.float32)
@@ -148,8 +165,12 @@ def test_padding_has_no_weight_when_weights_are_not_given(learn):
     segments = np.ones((B, T), np.int32)
     segments[:, T - 3 :] = 0
     batch = {"tokens": BATCH["tokens"], "targets": BATCH["targets"], "segments": segments}
-    changed = np.where(segments == 0, (batch["targets"] + 7) % V, batch["targets"])
-    leaves_close(learn(batch), learn(batch | {"targets": changed}))
+    labels = {name: BATCH[name] for name in ("label", "tags")}
+    changed = {
+        name: np.where(segments == 0, (values + 7) % V, values)
+        for name, values in {"targets": batch["targets"], "tags": BATCH["tags"]}.items()
+    }
+    leaves_close(learn(labels | batch), learn(labels | batch | changed))
 
 
 def numpy_loss(logits, targets, weights, z_loss, smoothing):

@@ -10,6 +10,7 @@ import pytest
 from llm_jax.core.table import UserError
 from llm_jax.data.sources import open_source
 from llm_jax.text import bpe, streaming, tokenizers
+from llm_jax.text.adapters import huggingface
 from llm_jax.text.adapters.tiktoken import PATTERNS
 from llm_jax.text.normalize import well_formed
 
@@ -190,6 +191,13 @@ def test_bpe_training_is_deterministic_and_ids_are_dense(built):
     assert again.fingerprint == built["bpe"].fingerprint
     assert again.vocab_size == 400 and again.eos_id == 399
     assert sorted(map(len, again.vocabulary))[0] == 0 and len(set(again.vocabulary)) == 400
+
+
+@pytest.mark.parametrize("plain", ["Ġ四", "a b", "\xad", "\ufffd"])
+def test_a_byte_level_token_is_the_bytes_of_its_characters_or_plain_text(plain):
+    for character, byte in bpe.byte_characters().items():
+        assert huggingface.bytes_of(character * 2) == bytes([byte] * 2)
+    assert huggingface.bytes_of(plain) == plain.encode()
 
 
 @pytest.mark.parametrize("character", ["a", " ", "\n", "\u0301", "四", "!", "7"])

@@ -1,4 +1,4 @@
-"""import: a Hugging Face directory or a GGUF file as a workdir."""
+"""import: a Hugging Face directory, a GGUF or an ARPA file as a workdir."""
 
 import sys
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ NEXT = {False: 'sample --workdir={} --prompt="My fellow citizens"', True: 'embed
 def run(arguments: Sequence[str]) -> int:
     """Import a foreign model."""
     parser = Parser("import", "Make a workdir of a foreign model: evaluate, sample, chat, export, or train from it.")
-    parser.add_argument("source", metavar="SRC", help="a directory with config.json and *.safetensors, or a .gguf file")
+    parser.add_argument(
+        "source", metavar="SRC", help="a directory with config.json and *.safetensors, or a .gguf or .arpa file"
+    )
     add_workdir(parser)
     parser.add_argument("--partial", action="store_true", help="take what fits; the rest keeps initial values")
     flags, overrides = parser.read(arguments)

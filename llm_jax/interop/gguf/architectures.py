@@ -139,14 +139,16 @@ def places(name: str, rules: Iterable[str], layers: int, experts: int) -> dict[s
     """
     gguf = package()
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
-    table = gguf.get_tensor_name_map(kinds[name], layers)
+    table = gguf.get_tensor_name_map(kinds[name], 1)  # all layers are named like the first
     found: dict[str, Place] = {}
     for rule in rules:
+        theirs = table.get_name(rule.replace(".{expert}", "").format(layer=0), (".weight", ".bias"))
+        if theirs is None:
+            continue
         numbers: Sequence[int | None] = range(experts) if "{expert}" in rule else (None,)
         for layer in range(layers) if "{layer}" in rule else (0,):
-            theirs = table.get_name(rule.replace(".{expert}", "").format(layer=layer), (".weight", ".bias"))
-            if theirs is not None:
-                found |= {rule.format(layer=layer, expert=number): Place(theirs, number) for number in numbers}
+            place = theirs.replace("blk.0.", f"blk.{layer}.")
+            found |= {rule.format(layer=layer, expert=number): Place(place, number) for number in numbers}
     return found
 
 

@@ -105,12 +105,19 @@ class Header:
             raise self._lie(f"{count} entries of at least {size} bytes do not fit in {self._size}")
 
     def _string(self) -> str:
-        begin = self._at + 8
-        end = begin + int.from_bytes(self._data[self._at : begin], "little")
-        if end > self._size or end - begin > LONGEST:
-            raise self._lie(f"a text of {end - begin} bytes does not fit in {self._size}")
+        (text,) = self._strings(1)
+        return text
+
+    def _strings(self, count: int) -> list[str]:
+        data, end, found = self._data, self._at, []
+        for _ in range(count):
+            begin = end + 8
+            end = begin + int.from_bytes(data[end:begin], "little")
+            if end > self._size or end - begin > LONGEST:
+                raise self._lie(f"a text of {end - begin} bytes does not fit in {self._size}")
+            found.append(data[begin:end].decode("utf-8"))
         self._at = end
-        return self._data[begin:end].decode("utf-8")
+        return found
 
     def _shape(self) -> tuple[int, ...]:
         dims = self._one("I")
@@ -127,6 +134,8 @@ class Header:
                 values = struct.unpack_from(f"<{count}{SCALARS[inner]}", self._data, self._at)
                 self._at += struct.calcsize(f"<{count}{SCALARS[inner]}")
                 return list(values)
+            if inner == STRING:
+                return self._strings(count)
             return [self._value(inner) for _ in range(count)]
         if kind not in SCALARS:
             raise self._lie(f"a value of type {kind}")

@@ -1,7 +1,4 @@
-"""A GGUF file as a source: its tensors and metadata in the words of Hugging Face, dequantized tensor by tensor.
-
-The numbers are dequantized by the `gguf` package.
-"""
+"""A GGUF file as a source: its tensors and metadata in the words of Hugging Face, dequantized tensor by tensor."""
 
 import math
 from collections import Counter
@@ -25,7 +22,8 @@ from llm_jax.interop.gguf.architectures import (
     heads_of,
     places,
 )
-from llm_jax.interop.gguf.header import Entry, Header, package
+from llm_jax.interop.gguf.blocks import dequantized
+from llm_jax.interop.gguf.header import Entry, Header
 from llm_jax.interop.gguf.tokens import generation_of, tokenizer_of
 from llm_jax.interop.names import NAMES, NameMap
 from llm_jax.interop.safetensors import Info
@@ -62,16 +60,6 @@ class Tensors:
             begin = entry.begin + place.expert * size
             entry = Entry(entry.shape[1:], entry.kind, begin, begin + size)
         return from_file(dequantized(self._path, entry), place.name, self._form, self._heads)
-
-
-def dequantized(path: Path, entry: Entry) -> np.ndarray:
-    """Return what lies at an entry, float32."""
-    gguf = package()
-    kind = gguf.GGMLQuantizationType(entry.kind)
-    block, size = gguf.GGML_QUANT_SIZES[kind]
-    raw = np.fromfile(path, np.uint8, entry.end - entry.begin, offset=entry.begin)
-    values = gguf.dequantize(raw.reshape(*entry.shape[:-1], entry.shape[-1] // block * size), kind)
-    return np.asarray(values, np.float32).reshape(entry.shape)
 
 
 def source(path: Path) -> Source:

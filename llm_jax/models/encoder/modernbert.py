@@ -26,7 +26,7 @@ from llm_jax.nn.rotary import frequencies
 from llm_jax.nn.stack import through
 
 INIT = normal(0.02)
-FIRST, LOCAL, GLOBAL = "first_block", "local_blocks", "global_blocks"
+FIRST, LOCAL, GLOBAL = "first_blocks", "local_blocks", "global_blocks"
 
 
 class Embedding(nn.Module):

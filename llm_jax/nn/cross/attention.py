@@ -64,6 +64,19 @@ class Paired:
         """As `Past.advance`."""
         return replace(self, past=self.past.advance(real))
 
+    def take(self, rows: Int[Array, "N"]) -> "Paired":
+        """As `Past.take`; each row keeps its source."""
+        memory = None
+        if self.memory is not None:
+            keys, values = (jnp.take(part, rows, axis=1) for part in self.memory)
+            memory = (keys, values)
+        segments = None if self.segments is None else jnp.take(self.segments, rows, axis=0)
+        return Paired(self.past.take(rows), memory, segments)
+
+    def reorder(self, rows: Int[Array, "B"]) -> "Paired":
+        """As `take`, of rows with the same sources as those in whose places they come: what is kept of these stays."""
+        return replace(self, past=self.past.take(rows))
+
 
 def buckets(distance: Int[Array, "..."], *, number: int, furthest: int, both_ways: bool) -> Int[Array, "..."]:
     """Return the bucket of each distance, key position minus query position.

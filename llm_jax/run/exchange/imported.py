@@ -1,10 +1,11 @@
 """A foreign model as a workdir: its configuration, its parameters as step 0, and what came with it."""
 
+import math
 import platform
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,23 +13,22 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from etils import epath
-from jax.sharding import SingleDeviceSharding
 
 from llm_jax import __version__
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Declaration, Embeds, Params
+from llm_jax.core.types import Declaration, Embeds
 from llm_jax.interop import configs, load
 from llm_jax.interop.names import NAMES, numbered
 from llm_jax.interop.source import Source
-from llm_jax.mesh.plan import Plan
 from llm_jax.nn.declare import initialize
 from llm_jax.run import build
 from llm_jax.run.config import Config, construct, resolve
 from llm_jax.run.resume import PACKAGES
 from llm_jax.run.sections import Mesh
 from llm_jax.store.checkpoint import Checkpoints
-from llm_jax.store.files import write_json, write_text
+from llm_jax.store.files import is_local, sync_tree, write_json, write_text
+from llm_jax.store.manifest import Leaf
 from llm_jax.store.workdir import Workdir
 from llm_jax.text import cache
 from llm_jax.text.base import Tokenizer
@@ -50,6 +50,8 @@ def import_run(
 ) -> Imported:
     """Write the workdir of a foreign model; on failure nothing is left.
 
+    Leaf by leaf from file to file: no device is used, and whoever opens the run reads each onto its own.
+
     Args:
         source: the model.
         path: of the workdir, which must not be there, or be empty.
@@ -62,29 +64,36 @@ def import_run(
     workdir = Workdir(path)
     if workdir.path.exists() and (not workdir.path.is_dir() or any(workdir.path.iterdir())):
         raise UserError(f"--workdir={path} is there and not empty; name another, or remove it")
-    described = configs.read(source.config, source.tensors.infos)
+    if source.ready is None:
+        described = configs.read(source.config, source.tensors.infos)
+    else:
+        described = configs.Described(source.ready, dict(source.config), None, None)
     words = source.tokenizer
     config = configuration(described, source, overrides)
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
     if words is not None:
         build.check_vocabulary(config.values["model"]["vocab_size"], words)
-    plan = build.plan_of(construct(Mesh, config.values["mesh"]))
+    construct(Mesh, config.values["mesh"])  # refuses what is no mesh; its devices need not be here
     declared = _declared(model)
-    shapes = {p: d.shape for p, d in declared.items()}
-    names = numbered(lookup(NAMES, described.family, "family"), model)
-    leaves = load.leaves(source.tensors, names, shapes, partial=partial)
-    with plan.active():
-        params, initial = placed(leaves, declared, plan)
-        about = _about(source, described)
+    shapes = {path: d.shape for path, d in declared.items()}
+    if source.ready is None:
+        names = numbered(lookup(NAMES, described.family, "family"), model)
+        found = load.leaves(source.tensors, names, shapes, partial=partial)
+    else:
+        found = ((path, source.tensors.read(path)) for path in shapes)
+    initial: list[str] = []
+    leaves = completed(found, declared, initial)
+    about = _about(source, described)
 
-        def write(folder: Path | epath.Path) -> None:
-            _write(Workdir(folder), config, params, words, source, about)
+    def write(folder: Path | epath.Path) -> None:
+        _write(Workdir(folder), config, declared, leaves, words, source, about)
 
-        if isinstance(workdir.path, Path):
-            cache.publish(Path(workdir.path), write)
-        else:
-            write(workdir.path)
-    return Imported(described.family, tree.count(params), initial, isinstance(model, Embeds))
+    if is_local(workdir.path):
+        cache.publish(Path(workdir.path), write)
+    else:
+        write(workdir.path)
+    count = sum(math.prod(shape) for shape in shapes.values())
+    return Imported(described.family, count, initial, isinstance(model, Embeds))
 
 
 def configuration(described: configs.Described, source: Source, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -110,20 +119,19 @@ def sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
     return found | {"top_k": found["top_k"] or None}
 
 
-def placed(
-    leaves: Iterable[tuple[str, np.ndarray]], declared: Mapping[str, Declaration], plan: Plan
-) -> tuple[Params, list[str]]:
-    """Return parameters on their devices, each leaf sent as it comes, and the paths that no leaf filled.
-
-    On a CPU the host arrays themselves become the parameters.
-    """
-    here = SingleDeviceSharding(jax.devices()[0])
-    shardings = plan.shardings(declared)
-    found = {path: jax.device_put(leaf, shardings[path] or here, may_alias=True) for path, leaf in leaves}
-    rest = {path: d for path, d in declared.items() if path not in found}
-    drawn = tree.flatten(initialize(rest, jax.random.key(0))) if rest else {}
-    found |= {path: jax.device_put(leaf, shardings[path] or here) for path, leaf in drawn.items()}
-    return tree.unflatten({path: found[path] for path in declared}), list(rest)
+def completed(
+    leaves: Iterable[tuple[str, np.ndarray]], declared: Mapping[str, Declaration], initial: list[str]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield leaves as they come, then the initial values of what did not come; its paths go into `initial`."""
+    missing = dict(declared)
+    for path, leaf in leaves:
+        del missing[path]
+        yield path, leaf
+        del leaf  # before the next one is made
+    for path, d in missing.items():
+        initial.append(path)
+        (drawn,) = tree.flatten(initialize({path: d}, jax.random.key(0))).values()
+        yield path, np.asarray(drawn)
 
 
 def _declared(model: Any) -> Mapping[str, Declaration]:
@@ -148,17 +156,23 @@ def _about(source: Source, described: configs.Described) -> dict[str, Any]:
 
 
 def _write(
-    workdir: Workdir, config: Config, params: Params, words: Tokenizer | None, source: Source, about: dict[str, Any]
+    workdir: Workdir,
+    config: Config,
+    declared: Mapping[str, Declaration],
+    leaves: Iterable[tuple[str, np.ndarray]],
+    words: Tokenizer | None,
+    source: Source,
+    about: dict[str, Any],
 ) -> None:
     """Write everything, config.json last: without it a directory is no workdir."""
     with Checkpoints(workdir.checkpoints) as saved:
         meta = {"config_hash": config.hash(), "code_version": __version__}
-        saved.save(0, {"params": params}, meta=meta)
-        saved.wait()
-        if saved.last_error is not None:
-            raise UserError(f"the parameters could not be saved: {saved.last_error}")
+        forms = {f"params/{path}": Leaf(d.shape, d.dtype) for path, d in declared.items()}
+        saved.stream(0, forms, map(lambda item: (f"params/{item[0]}", item[1]), leaves), meta=meta)
     if words is not None:
         words.save(workdir.tokenizer)
+        if is_local(workdir.path):
+            sync_tree(workdir.tokenizer)
     if source.template is not None:
         write_text(workdir.template, source.template)
     if source.generation:

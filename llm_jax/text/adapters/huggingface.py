@@ -126,11 +126,22 @@ def _control_id(engine: Any, role: str, token: str | None) -> int | None:
 def _piece_bytes(decoder: str) -> Callable[[str], bytes]:
     """Return the map from a token to the raw bytes that it stands for, by the decoder that its JSON names."""
     if '"ByteLevel"' in decoder:
-        to_byte = byte_characters()
-        return lambda t: bytes(to_byte[c] for c in t) if all(c in to_byte for c in t) else t.encode()
+        return bytes_of
     if '"WordPiece"' in decoder:
         return lambda t: t[2:].encode() if t.startswith("##") else b" " + t.encode()
     return spaced_bytes
+
+
+FOREIGN = 0x100  # in no Latin-1
+TO_LATIN = dict.fromkeys(range(256), FOREIGN) | {ord(c): byte for c, byte in byte_characters().items()}
+
+
+def bytes_of(token: str) -> bytes:
+    """Return the bytes of which each character stands for one; a token with any other character is plain text."""
+    try:
+        return token.translate(TO_LATIN).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode()
 
 
 HUGGINGFACE = Kind(make, read, trains=False)

@@ -30,7 +30,7 @@ NAMES = NameMap(
     rules=(
         same("model.embeddings.tok_embeddings.weight", "embed/tokens"),
         same("model.embeddings.norm.weight", "embed/norm/scale"),
-        *_block("first_block"),
+        *_block("first_blocks"),
         *(
             rule
             for stack in ("local_blocks", "global_blocks")
