@@ -126,12 +126,10 @@ def check(config: Config) -> tuple[Sections, Plan]:
     if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
-    positions, longest = getattr(built, "max_positions", None), _longest(config)
-    if positions is not None and positions < longest:
-        more = f" + {longest - parts.data.seq_len} of the objective" if longest > parts.data.seq_len else ""
-        raise UserError(
-            f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}{more}; leave it out"
-        )
+    length, longest = parts.data.seq_len, _longest(config)
+    if (positions := getattr(built, "max_positions", longest)) < longest:
+        more = f" + {longest - length} of the objective" if longest > length else ""
+        raise UserError(f"model.max_positions={positions} is below data.seq_len={length}{more}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
     whole = tree.unflatten({p: abstract(d) for p, d in declared.items()})
     jax.eval_shape(transform.init, learnt(built, whole))
