@@ -134,13 +134,10 @@ def check(config: Config) -> tuple[Sections, Plan]:
     if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
-    longest = _longest(config)
-    positions, more = getattr(built, "max_positions", longest), longest - parts.data.seq_len
-    if positions < longest:
-        beside = f" and the {more} of objective.name={values['objective']['name']!r}" if more else ""
-        raise UserError(
-            f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}{beside}; leave it out"
-        )
+    length, longest = parts.data.seq_len, _longest(config)
+    if (positions := getattr(built, "max_positions", longest)) < longest:
+        more = f" + {longest - length} of the objective" if longest > length else ""
+        raise UserError(f"model.max_positions={positions} is below data.seq_len={length}{more}; leave it out")
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
     whole = tree.unflatten({p: abstract(d) for p, d in declared.items()})
     jax.eval_shape(transform.init, learnt(built, whole))
