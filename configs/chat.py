@@ -9,8 +9,7 @@ A line of my.jsonl is {"messages": [{"role": "user", "content": "…"}, {"role":
 --config.data.form.prompt=question --config.data.form.response=answer. A twentieth of the examples, by hash, is held
 out; the loss is that of the answers alone.
 
-LoRA over all kernels of the layers; :whole learns every parameter. :synopses learns to say in one line what a package
-of Debian is, from its description, and needs `python -m llm_jax fetch debian_synopses`.
+LoRA over all kernels of the layers; :whole learns every parameter.
 """
 
 from ml_collections import ConfigDict
@@ -20,21 +19,11 @@ SMOLLM2 = {
     "head_dim": 64, "mlp_dim": 1536, "tied": True, "norm_eps": 1e-5, "rope": {"theta": 100000.0},
 }  # fmt: skip
 LORA = {"name": "lora", "rank": 16, "alpha": 32.0, "targets": ["attention/", "mlp/(gate|up|down)"]}
-SYNOPSES = {
-    "source": "published", "options": {"name": "debian_synopses", "held_out": 0.002},
-    "form": {
-        "name": "chat", "prompt": "source", "response": "target", "long": "drop",
-        "prefix": "Say in one line what this package is.\n\n",
-    },
-}  # fmt: skip
 
 
 def get_config(kind: str = "lora") -> ConfigDict:
-    """Return the recipe; kind is "lora", "whole" or "synopses"."""
-    if kind not in ("lora", "whole", "synopses"):
-        raise ValueError(f"{kind!r} is none of: lora, whole, synopses")
+    """Return the recipe; kind is "lora" or "whole"."""
     whole = kind == "whole"
-    data = SYNOPSES if kind == "synopses" else {"source": "files", "form": {"name": "chat"}}
     return ConfigDict({
         "model": SMOLLM2,
         "init_from": "runs/smollm2",
@@ -44,9 +33,12 @@ def get_config(kind: str = "lora") -> ConfigDict:
             "name": "adamw", "learning_rate": 5e-5 if whole else 1e-3, "b2": 0.99,
             "schedule": {"name": "cosine", "warmup_steps": 5},
         },
-        "data": {"tokenizer": {"name": "huggingface"}, "batch_size": 4, "seq_len": 512, **data},
-        "train": {"duration": "60 steps" if kind == "synopses" else "1 epoch"},
-        "eval": {"every": 30, "batches": 4},
-        "checkpoint": {"every": 30},
+        "data": {
+            "source": "files", "form": {"name": "chat"}, "tokenizer": {"name": "huggingface"}, "batch_size": 4,
+            "seq_len": 512,
+        },
+        "train": {"duration": "1 epoch"},
+        "eval": {"every": 20, "batches": 4},
+        "checkpoint": {"every": 20},
         "log": {"every": 5},
     })  # fmt: skip

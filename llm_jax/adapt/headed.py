@@ -9,19 +9,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
 from llm_jax.core.table import UserError, choices, nearest
-from llm_jax.core.types import Array, Batch, Declaration, Decodes, Key, Model, Outputs, Params
-from llm_jax.mesh.place import gathered, place
-from llm_jax.nn.declare import initialize
+from llm_jax.core.types import Batch, Declaration, Decodes, Key, Model, Outputs, Params
+from llm_jax.mesh.place import place
+from llm_jax.nn import declare
+from llm_jax.nn.declare import weight
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.initial import normal, zeros
 from llm_jax.nn.linear import linear
 
 HEAD = "label_head"
-KERNEL, BIAS = PATHS = (f"{HEAD}/kernel", f"{HEAD}/bias")
-INIT = normal(0.02)
+KERNEL = f"{HEAD}/kernel"
 
 
 def last(real: Array) -> Array:
@@ -43,6 +45,18 @@ def mean(real: Array) -> Array:
 
 # Where no token is padding, bool [B,T] -> what each token counts in the state of its text, [B,T].
 POOLINGS: dict[str, Callable[[Array], Array]] = {"first": first, "last": last, "mean": mean}
+
+
+class LabelHead(nn.Module):
+    """A linear map to a score for each of C classes, or to the one of a number."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T D"], out: tuple[str | None, ...]) -> Float[Array, "B T C"]:
+        kernel = weight(self, "kernel", (x.shape[-1], self.classes), ("embed", None), normal(0.02))
+        bias = weight(self, "bias", (self.classes,), (None,), zeros)
+        return linear(x, kernel, bias, out=out).astype(jnp.float32)
 
 
 @dataclass(frozen=True)
@@ -83,9 +97,9 @@ class Headed:
 
     def declarations(self) -> dict[str, Declaration]:
         """Every parameter by path: the model's own, and those of the head."""
-        C = max(1, len(self.labels))
-        head = Declaration((self.base.embed_dim, C), ("embed", None), INIT)  # type: ignore[attr-defined]  # checked above
-        return {**self.base.declarations(), KERNEL: head, BIAS: Declaration((C,), (None,), zeros)}
+        width: int = self.base.embed_dim  # type: ignore[attr-defined]  # checked above
+        head = declare.declarations(self._head(), jnp.zeros((1, 1, width)), (None,) * 3)
+        return {**self.base.declarations(), **declare.under(**{HEAD: head})}
 
     def init(self, key: Key) -> Params:
         """Initial values: the model's own, a head of normal(0.02) and no bias."""
@@ -94,16 +108,15 @@ class Headed:
     def fresh(self, key: Key) -> Params:
         """Initial values of the head alone."""
         declared = self.declarations()
-        return initialize({path: declared[path] for path in PATHS}, key)
+        return declare.initialize({path: declared[path] for path in declared if path.startswith(f"{HEAD}/")}, key)
 
     def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
         """Outputs of a whole batch."""
-        out, head = self.base.apply(params, batch, key=key), params[HEAD]
+        out = self.base.apply(params, batch, key=key)
         states = out.hidden if self.pooled == "tokens" else self._pool(out.hidden, batch)[:, None]
         states = dropout(states, self.dropout, None if key is None else keys.fold(key, HEAD))
-        kernel, bias = (gathered(head[n], a) for n, a in (("kernel", ("embed", None)), ("bias", (None,))))
         names = ("batch", "seq" if self.pooled == "tokens" else None, None)
-        scores = linear(states, kernel, bias, out=names).astype(jnp.float32)
+        scores: Any = self._head().apply({"params": params[HEAD]}, states, names)
         scores = scores if self.pooled == "tokens" else scores[:, 0]
         return replace(out, extras={**out.extras, "scores": scores})
 
@@ -111,6 +124,9 @@ class Headed:
     def pooled(self) -> str:
         """The pooling, given or derived."""
         return self.pooling or ("last" if isinstance(self.base, Decodes) else "mean")
+
+    def _head(self) -> LabelHead:
+        return LabelHead(max(1, len(self.labels)))
 
     def _pool(self, hidden: Array, batch: Batch) -> Array:
         """Return the state of each text, [B,D]; of a row of padding it is 0."""

@@ -26,13 +26,19 @@ VERBS = {
     "chat": "talk with a model in the terminal, by the chat template of its workdir",
     "import": "make a workdir of a Hugging Face directory or a GGUF file",
     "export": "write a checkpoint as transformers or llama.cpp read it",
+    "compress": "make a workdir of a smaller model: weights in few bits, or pruned",
     "fetch": "get real weights or data by name",
     "configs": "list the recipes",
     "launch": "train in several processes here, by Slurm, on TPU VMs or by Kubernetes",
     "plan": "what a recipe needs and costs on a slice of chips, compiled without one",
     "describe": "print a recipe resolved: every value and its origin, the parameters, the FLOPs",
 }
-MODULES = {"import": "exchange.import_", "export": "exchange.export", "fetch": "exchange.fetch"}
+MODULES = {
+    "import": "exchange.import_",
+    "export": "exchange.export",
+    "compress": "exchange.compress",
+    "fetch": "exchange.fetch",
+}
 STOPPED = 75
 
 

@@ -48,12 +48,11 @@ def answering(opened: "OpenRun", step: int | None) -> Callable[[Sequence[str]], 
     Raises:
         UserError: the run learnt no labels.
     """
-    from llm_jax.adapt.headed import Headed
     from llm_jax.data.examples import forms
     from llm_jax.evals.answers import Reader, scorer, told
 
     values, model = opened.resolved.values, opened.model
-    if not isinstance(model, Headed):
+    if not hasattr(opened.objective, "head"):
         raise UserError(
             f"{opened.workdir.path} learnt objective.name={values['objective']['name']!r}, which has no labels; "
             "classify needs a run of classification, regression or tagging"
@@ -63,9 +62,8 @@ def answering(opened: "OpenRun", step: int | None) -> Callable[[Sequence[str]], 
     around = forms.Around(opened.tokenizer, data["seq_len"], values["seed"])
     reader = Reader(form, around, data["normalization"])  # type: ignore[arg-type]  # the forms that have labels
     scores = scorer(model, opened.params(step), reader)
-    return lambda texts: [
-        told(found, model.labels, text.split()) for text, found in zip(texts, scores(texts), strict=True)
-    ]
+    labels: tuple[str, ...] = model.labels  # type: ignore[attr-defined]  # such an objective gives it a head
+    return lambda texts: [told(found, labels, text.split()) for text, found in zip(texts, scores(texts), strict=True)]
 
 
 def converse(answer: Callable[[Sequence[str]], list[str]]) -> None:

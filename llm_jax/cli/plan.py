@@ -17,15 +17,19 @@ def run(arguments: Sequence[str]) -> int:
         value = getattr(flags, name)
         if value is not None and not value > 0:
             raise UserError(f"--{name}={value:g} must be above zero")
+    if flags.analytic and flags.exact:
+        raise UserError("--analytic compiles nothing and --exact compiles in full; leave one of them out")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the compiler of the chips runs in a process of its own
     from llm_jax.planning import estimate, report, topology, workload
     from llm_jax.run.config import load_recipe, resolve
 
     if flags.plot:
-        report.check_plot()
+        report.check_plot(flags.plot)
     chosen = topology.parse(flags.topology, flags.slices)
     config = resolve(load_recipe(flags.config), overrides)
     w = workload.of(config, chosen)
+    for name in ("out", "plot"):
+        _made_room(name, getattr(flags, name))
     if flags.search:
         plan = _search(flags, config, w, chosen)
     elif flags.analytic:
@@ -36,13 +40,24 @@ def run(arguments: Sequence[str]) -> int:
         plan = _budgeted(flags, plan, w, chosen)
     print(report.text(plan))
     if flags.out:
-        path = Path(flags.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"config": flags.config, **plan}, indent=1) + "\n")
-        print(f"saved to {path}")
+        Path(flags.out).write_text(json.dumps({"config": flags.config, **plan}, indent=1) + "\n")
+        print(f"saved to {flags.out}")
     if flags.plot:
         report.draw(plan, flags.plot)
     return 0
+
+
+def _made_room(name: str, path: str | None) -> None:
+    """Make the folder of a file that will be written, before the compiler is asked."""
+    if path is None:
+        return
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--{name}={path}: its folder cannot be made: {error.strerror or error}") from None
+    if Path(path).is_dir() or not os.access(folder, os.W_OK):
+        raise UserError(f"--{name}={path} cannot be written: it is a folder, or in one that is not yours")
 
 
 def _parser() -> Parser:
@@ -76,7 +91,7 @@ def _budgeted(flags: Any, plan: dict[str, Any], w: Any, chosen: Any) -> dict[str
 
 def _search(flags: Any, config: Any, w: Any, chosen: Any) -> dict[str, Any]:
     """Print the ranking, compile the best few, and return the best that fits."""
-    from llm_jax.planning import estimate, search
+    from llm_jax.planning import estimate, report, search
 
     found = search.ranked(w, chosen)
     if not found:
@@ -85,17 +100,17 @@ def _search(flags: Any, config: Any, w: Any, chosen: Any) -> dict[str, Any]:
             "data.seq_len or a smaller data.batch_size"
         )
     print(f"{len(found)} plans fit by formula; the first ten")
-    for candidate, plan in found[:10]:
-        mesh = " ".join(f"{a}={n}" for a, n in plan["mesh"].items())
-        print(
-            f"  MFU {plan['mfu_causal']:.1%}  {plan['bytes'] / 1e9:>6.1f} GB  {plan['binds']:<7} {mesh:<28} "
-            f"remat={candidate.remat} batch={candidate.batch_size}"
-        )
+    for _, plan in found[:10]:
+        print(report.line(plan))
     plans = []
+    if not flags.analytic:
+        print("as compiled")
     for candidate, plan in found[: flags.compile_best]:
         if not flags.analytic:
             plan = estimate.by_compiler(config, candidate, chosen, exact=flags.exact, timeout=flags.timeout)
         plan = _budgeted(flags, plan, candidate, chosen)
+        if not flags.analytic:
+            print(report.line(plan), flush=True)
         plans.append(plan | {"overrides": search.overrides(candidate)})
     best = min(plans, key=lambda p: (not p["fits"], -p["tokens_per_s"]))
     print("the best: " + " ".join(best["overrides"]) + "\n")

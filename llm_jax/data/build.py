@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_jax.core.table import UserError, choices, lookup, nearest
-from llm_jax.data.clients import Rounds
+from llm_jax.data.clients import Turns
 from llm_jax.data.documents import Document, Documents
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.forms import Form
@@ -78,7 +78,7 @@ def build(
     normalization: Mapping[str, Any] | None = None,
     packing: str = "concatenate",
     seed: int = 0,
-    rounds: Rounds | None = None,
+    rounds: Turns | None = None,
     transform: Callable[[int], Transform | None] | None = None,
     form: Form | None = None,
     template: str | None = None,
@@ -96,7 +96,8 @@ def build(
         normalization: the options of `text.normalize.normalize`.
         packing: a key of `PACKINGS`.
         seed: chooses the order.
-        rounds: how clients take turns in the training split, which one source then fills; None for no clients.
+        rounds: how clients take turns in the training split, or rows are sampled; one source then fills it. None: each
+            row comes once an epoch.
         transform: seed -> what the objective makes of packed rows; evaluation has a seed of its own, always the same.
         form: what is made of the examples that the sources hold; None for text.
         template: the chat template, for the form that needs one.

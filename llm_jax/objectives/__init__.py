@@ -5,6 +5,7 @@ OBJECTIVES = {
     "causal": "llm_jax.objectives.causal:Causal",
     "classification": "llm_jax.objectives.labelled.classification:Classification",
     "denoising": "llm_jax.objectives.denoising:Denoising",
+    "distill": "llm_jax.objectives.distill:Distill",
     "elbo": "llm_jax.objectives.elbo:Elbo",
     "masked": "llm_jax.objectives.masked:Masked",
     "prefix": "llm_jax.objectives.prefix:Prefix",

@@ -18,6 +18,8 @@ from llm_jax.planning.workload import Workload
 from llm_jax.run.config import Config
 
 PACKAGE = Path(__file__).parent.parent
+ROOMS = ("core", "mesh", "nn", "kernels", "models", "objectives", "learn", "optim", "run")
+MODULES = ("planning/step.py", "planning/topology.py", "planning/workload.py")
 
 
 def cache_directory() -> Path:
@@ -47,8 +49,15 @@ def compiled(
         (folder / "request.json").write_text(text)
         _run(folder, topology, timeout)
     found = json.loads(answer.read_text())
+    if "error" in found and not too_large(found["error"]):
+        answer.unlink()  # of a step that does not fit the answer stays the same; another failure may be the machine's
     program = folder / "program.txt"
     return found, program.read_text() if program.is_file() else ""
+
+
+def too_large(error: str) -> bool:
+    """Whether the compiler's words say that a step needs more memory than there is."""
+    return any(words in error for words in ("RESOURCE_EXHAUSTED", "Ran out of memory"))
 
 
 def check_compiler(topology: Topology) -> None:
@@ -96,21 +105,12 @@ def last_words(text: str) -> str:
 
 
 def _code() -> str:
-    """A digest of the package and the versions of the compilers: other code is another program."""
+    """A digest of all code that a step is made of, and the versions of the compilers: other code is another program."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
-        if path.parts[len(PACKAGE.parts)] in (
-            "core",
-            "mesh",
-            "nn",
-            "kernels",
-            "models",
-            "objectives",
-            "learn",
-            "optim",
-        ):
+        place = path.relative_to(PACKAGE)
+        if place.parts[0] in ROOMS or place.as_posix() in MODULES:
             digest.update(path.read_bytes())
-    digest.update((PACKAGE / "planning" / "step.py").read_bytes())
     for name in ("jax", "jaxlib", "libtpu"):
         try:
             digest.update(version(name).encode())

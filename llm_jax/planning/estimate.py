@@ -27,7 +27,7 @@ def by_compiler(config: Config, w: Workload, topology: Topology, *, exact: bool,
     """
     try:
         answer, text = aot.compiled(config, w, topology, exact=exact, timeout=timeout)
-        if "error" in answer and not _too_large(answer["error"]):
+        if "error" in answer and not aot.too_large(answer["error"]):
             raise UserError(f"the compiler refused the step: {answer['error'][:600]}{WAY_OUT}")
     except UserError as error:
         if topology.chip_name in LIBTPU:
@@ -55,10 +55,6 @@ def by_compiler(config: Config, w: Workload, topology: Topology, *, exact: bool,
         "largest": [{"type": t, "bytes": b, "from": f} for t, b, f in program.largest()],
         "formula_step_s": by_formula(w, topology)["step_s"],
     }  # fmt: skip
-
-
-def _too_large(error: str) -> bool:
-    return any(words in error for words in ("RESOURCE_EXHAUSTED", "Ran out of memory"))
 
 
 def _plan(

@@ -1,14 +1,27 @@
 """A plan in words, and as a picture of where the time goes."""
 
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from llm_jax.core.table import UserError
+
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def text(plan: dict[str, Any]) -> str:
     """Return what `plan` prints."""
     return "\n".join([*_memory(plan), "", *_time(plan), "", *_training(plan)])
+
+
+def line(plan: dict[str, Any]) -> str:
+    """Return a plan in one line of a ranking."""
+    mesh = " ".join(f"{a}={n}" for a, n in plan["mesh"].items()) or "one device"
+    verdict = "" if plan["fits"] else "  DOES NOT FIT"
+    return (
+        f"  MFU {plan['mfu_causal']:.1%}  {plan['bytes'] / 1e9:>6.1f} GB  {plan['binds']:<7} {mesh:<28} "
+        f"remat={plan['remat']} batch={plan['batch_size']}{verdict}"
+    )
 
 
 def _memory(plan: dict[str, Any]) -> list[str]:
@@ -76,12 +89,14 @@ def _gb(size: float) -> str:
     return f"{size / 1e9:,.2f} GB"
 
 
-def check_plot() -> None:
+def check_plot(path: str) -> None:
     """Refuse a picture that cannot be drawn, before the compiler is asked.
 
     Raises:
-        UserError: matplotlib is not installed.
+        UserError: matplotlib is not installed, or the name's ending is no format of pictures.
     """
+    if Path(path).suffix not in PICTURES:
+        raise UserError(f"--plot={path} does not end in one of {', '.join(PICTURES)}")
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot needs matplotlib: pip install -r requirements-plan.txt")
 

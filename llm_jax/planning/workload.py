@@ -70,9 +70,11 @@ def of(config: Config, topology: Topology) -> Workload:
     """Return the workload of a configuration on a topology.
 
     Raises:
-        UserError: whatever is wrong with the configuration; a mesh that does not fit the topology; no vocabulary.
+        UserError: whatever is wrong with the configuration; a step that is no descent over packed text; a mesh that
+            does not fit the topology; no vocabulary.
     """
     parts = build.parts_of(config)
+    _check(config, parts)
     size = _vocabulary(config)
     built = build.model(config, vocab_size=size)
     declared = built.declarations()
@@ -88,7 +90,7 @@ def of(config: Config, topology: Topology) -> Workload:
     keys = [d for p, d in declared.items() if p.endswith("/key")]
     ups = [d for p, d in declared.items() if p.endswith("/up")]
     hidden = [d.shape[-1] * (d.share * d.shape[1] if "expert" in d.axes else 1) for d in ups]
-    packed = parts.data.packing == "first_fit"
+    packed = parts.data.packing == "first_fit" or parts.data.form is not None
     chosen = [d for d in ups if "expert" in d.axes]
     experts = [d for d in declared.values() if "expert" in d.axes and "embed" in d.axes and d.share < 1]
     return Workload(
@@ -108,6 +110,20 @@ def of(config: Config, topology: Topology) -> Workload:
         context_by=parts.mesh.context_by, pipeline_microbatches=parts.mesh.pipeline.microbatches,
         pipeline_repeats=parts.mesh.pipeline.repeats, offload=offloaded(parts.mesh.offload, again),
     )  # fmt: skip
+
+
+def _check(config: Config, parts: build.Sections) -> None:
+    name = config.values["objective"].get("name", "causal")
+    if parts.train.learner != "gradient":
+        raise UserError(
+            f"train.learner={parts.train.learner}: plans are of gradient descent alone; a few steps of `train` say "
+            "what this one takes"
+        )
+    if hasattr(build.objective(config), "transform"):
+        raise UserError(
+            f"objective.name={name}: plans are of batches of packed text alone, and this objective makes others of "
+            "them; plan the model with --config.objective.name=causal, or run a few steps of `train`"
+        )
 
 
 def _vocabulary(config: Config) -> int:

@@ -12,10 +12,11 @@ from llm_jax.adapt import ADAPTERS
 from llm_jax.adapt.adapted import Adapted, adapted
 from llm_jax.adapt.headed import KERNEL, Headed
 from llm_jax.adapt.pack import Packing
+from llm_jax.adapt.packed import packed
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Declaration, Decodes, Learner, Model, Objective, Samples, State
+from llm_jax.core.types import Batch, Declaration, Decodes, Learner, Model, Objective, Samples, State
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
@@ -23,10 +24,10 @@ from llm_jax.data.clients import Rounds
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.forms import Form
 from llm_jax.data.features import Transform
-from llm_jax.learn import LEARNERS, OUTER
-from llm_jax.learn.ema import ema
+from llm_jax.data.poisson import Poisson
+from llm_jax.evals.suites import open_suites
+from llm_jax.learn.accountant import Accountant
 from llm_jax.learn.gradient import learnt
-from llm_jax.learn.local import federated, local
 from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
@@ -37,6 +38,9 @@ from llm_jax.run import sections
 from llm_jax.run.checks import batch, examples, stages, tokens
 from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
+from llm_jax.run.parts import learning
+from llm_jax.run.parts.compression import Prune
+from llm_jax.run.parts.privacy import accountant
 from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -62,6 +66,9 @@ class Sections:
     export: sections.Export
     local: sections.Local
     adapt: sections.Adapt
+    compress: sections.Compress
+    prune: sections.Prune
+    private: sections.Private
 
 
 @dataclass(frozen=True)
@@ -81,11 +88,17 @@ class Run:
     steps: int | None
     state_shardings: Any
     template: str | None = None
+    accountant: Accountant | None = None
+    lesson: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a batch before the step
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one batch over all hosts."""
         return self.sections.data.batch_size * self.sections.data.seq_len
+
+    def spent(self, step: int) -> dict[str, float]:
+        """What a private run has promised up to a step: epsilon."""
+        return {} if self.accountant is None else {"epsilon": self.accountant.epsilon(step)}
 
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
@@ -106,7 +119,12 @@ def check(config: Config) -> tuple[Sections, Plan]:
         UserError: the first thing that is wrong.
     """
     values, parts = config.values, parts_of(config)
+    parts.compress.refuse()
     examples.check(parts.data, objective(config), values["objective"]["name"])
+    if parts.export.every and hasattr(objective(config), "head"):
+        raise UserError(
+            f"export.every={parts.export.every}: no format has the head of a model that learns labels; set 0"
+        )
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
@@ -118,6 +136,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     fit.check(plan, declared, [rows, *judged])
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
+    open_suites(parts.eval.suites, "eval.suites")
     writer = built.base if isinstance(built, Adapted) else built
     if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
@@ -179,7 +198,10 @@ def headed(config: Config, plain: Model) -> Model:
     head = getattr(objective(config), "head", None)
     if head is None:
         return plain
-    return Headed(plain, labels(config) if head.classes else (), head.pooling, head.dropout)
+    names = labels(config) if head.classes else ()
+    if head.pooling == "tokens" and hasattr(plain, "tagger"):  # its states are the tags
+        return plain.tagger(names)
+    return Headed(plain, names, head.pooling, head.dropout)
 
 
 def labels(config: Config) -> tuple[str, ...]:
@@ -199,7 +221,10 @@ def labels(config: Config) -> tuple[str, ...]:
 
 
 def adaptation(config: Config, plain: Model) -> Model:
-    """Return a model with the adapter of a configuration, which may have none."""
+    """Return a model with the adapter of a configuration, or packed as it says; it may say neither."""
+    kept: sections.Compress = construct(sections.Compress, config.values["compress"])
+    if kept.quantize is not None:
+        return packed(plain, Packing(kept.quantize, kept.group))
     section: sections.Adapt = construct(sections.Adapt, config.values["adapt"])
     if section.name == "none":
         return plain
@@ -223,7 +248,8 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
     if values["layer_decay"] is not None:
         built = model(config, vocab_size=ANY_VOCABULARY)
         values["stacks"] = built.stacks() if hasattr(built, "stacks") else None
-    return transformation(values.pop("name"), rate, **values), rate
+    section: Prune = construct(Prune, config.values["prune"])
+    return section.around(transformation(values.pop("name"), rate, **values), config.values, steps), rate
 
 
 def tokenizer(parts: Sections) -> Tokenizer:
@@ -246,9 +272,10 @@ def batches(config: Config, parts: Sections, words: Tokenizer, template: str | N
     """Return the loaders of a configuration; the chat template is for a form that needs one."""
     d, w, seed = parts.data, parts.local, config.values["seed"]
     rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
+    turns = rounds if d.poisson is None else Poisson(d.poisson)
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
+        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=turns,
         transform=reshaping(config, words), form=form(d.form), template=template,
     )  # fmt: skip
 
@@ -274,36 +301,23 @@ def build(config: Config, *, words: Tokenizer | None = None, template: str | Non
     words = words or tokenizer(parts)
     check_vocabulary(config.values["model"].get("vocab_size"), words)
     loaders = batches(config, parts, words, template)
+    if parts.eval.suites and loaders.validation is None:
+        raise UserError("eval.suites are asked where held-out text is judged, and these data hold nothing out")
     duration = durations.parse(parts.train.duration)
     steps = num_steps(parts, duration, loaders.train.examples_per_epoch)
     built = model(config, vocab_size=words.vocab_size)
     transform, rate = optimizer(config, steps)
     taught = learner(config, parts, built, transform)
+    counted = accountant(parts.private, parts.train, parts.data, loaders.train.examples_per_epoch, steps)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught), template,
+        shardings(plan, built.declarations(), taught), template, counted,
     )  # fmt: skip
 
 
 def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
     """Return the learner of a configuration."""
-    make = lookup(LEARNERS, parts.train.learner, "train.learner")
-    sizes = {"microbatches": parts.train.microbatches, "batch_size": parts.data.batch_size}
-    taught: Learner = make(built, objective(config), transform, **sizes)
-    if parts.local.name != "none":
-        taught = _apart(taught, parts.local, clients=parts.data.federated)
-    return taught if parts.train.ema is None else ema(taught, parts.train.ema)
-
-
-def _apart(taught: Learner, section: sections.Local, *, clients: bool) -> Learner:
-    given = {"learning_rate": section.learning_rate, "momentum": section.momentum}
-    outer = lookup(OUTER, section.name, "local.name")(**{k: v for k, v in given.items() if v is not None})
-    if clients:
-        return federated(taught, section.workers, section.every, outer)
-    return local(
-        taught, section.workers, section.every, outer,
-        fragments=section.fragments, overlap=section.overlap, mixing=section.kept,
-    )  # fmt: skip
+    return learning.learner(parts, objective(config), built, transform)
 
 
 def check_vocabulary(size: int | None, words: Tokenizer) -> None:

@@ -18,6 +18,8 @@ from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.generate import continuations, decoding, ended
+from llm_jax.run.judge import suites
+from llm_jax.run.writers import Metrics
 from llm_jax.store.workdir import Workdir
 from llm_jax.text.base import Tokenizer
 
@@ -141,6 +143,20 @@ def reported(run: Run, judge: Judge, step: int, found: Mapping[str, Estimate]) -
     when = f"epoch {epochs_at(run, step):.4g}, step {step}" if run.sections.eval.epochs else f"step {step}"
     line = f"{when}  held-out {told(judge, found)}"
     return line if judge.table is None else f"{line}\n\n{judge.table(found)}\n"
+
+
+def beside(
+    run: Run,
+    workdir: Workdir,
+    step: int,
+    params: Params,
+    limit: int | None,
+    metrics: Metrics,
+    say: Callable[[str], None],
+) -> None:
+    """Ask the suites of a run, and continue its prompts."""
+    suites.during(run, step, params, limit, metrics, say)
+    write_samples(run, workdir, step, params, say)
 
 
 def write_samples(run: Run, workdir: Workdir, step: int, params: Params, say: Callable[[str], None]) -> None:

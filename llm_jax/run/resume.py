@@ -64,9 +64,11 @@ def check_config(workdir: Workdir, config: Config, *, allow_change: bool = False
     """
     if not workdir.config.exists() or not commit.steps(workdir.checkpoints):
         return False
-    if workdir.run.exists() and "imported" in read_json(workdir.run):
+    about = read_json(workdir.run) if workdir.run.exists() else {}
+    made = next((how for how in ("imported", "compressed") if how in about), None)
+    if made is not None:
         raise UserError(
-            f"workdir={os.fspath(workdir.path)!r} holds an imported model, which is not trained in its place; "
+            f"workdir={os.fspath(workdir.path)!r} holds a model that was {made}, which is not trained in its place; "
             f"name a new --workdir, and start from this one with --config.init_from={os.fspath(workdir.path)}"
         )
     old = resolve(read_json(workdir.config)).values  # whole, whatever keys have been added since

@@ -12,8 +12,11 @@ from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.decode.beam import Beams
 from llm_jax.decode.filters import Sampling
+from llm_jax.evals.suites import check_names
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.mesh.plan import AXES
+from llm_jax.run.parts.compression import Compress, Prune
+from llm_jax.run.parts.privacy import Private
 from llm_jax.run.targets import Launch
 
 
@@ -26,6 +29,7 @@ class Data:
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
     clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
     regular expression, which matches the client's name in a document's. None: no clients.
+    poisson: rows of a batch on average, each row being in it or not by a draw of its own; None: each once an epoch.
     form: what is made of examples, {"name": a key of data.examples.FORMS, and its options}; None for text.
     """
 
@@ -39,11 +43,14 @@ class Data:
     seq_len: int = 256
     clients: int | None = None
     client_pattern: str | None = None
+    poisson: float | None = None
     form: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
-        checks.positive("data", clients=self.clients)
+        checks.positive("data", clients=self.clients, poisson=self.poisson)
+        if self.poisson is not None and (self.federated or self.packing == "contiguous" or self.mixture):
+            raise UserError("data.poisson samples rows of one source; leave out clients, mixture, contiguous packing")
         if self.clients is not None and self.client_pattern is not None:
             raise UserError("data.clients and data.client_pattern are two ways to find the clients; give one")
         if (self.source is None) == (self.mixture is None):
@@ -91,16 +98,19 @@ class Expected:
 class Eval:
     """Held-out evaluation: on at most `batches` batches while training, on all at the end.
 
-    every: so many steps; epochs: or so many epochs; both 0: only at the end.
+    every: so many steps; epochs: or so many epochs; both 0: only at the end. suites: what else is asked then, keys of
+    evals.suites.SUITES, each with its argument: ["choices:quiz.jsonl"].
     """
 
     every: int = 0
     epochs: int = 0
     batches: int | None = 16
     batch_size: int | None = None
+    suites: list[str] = field(default_factory=list)
     expected: Expected = field(default_factory=Expected)
 
     def __post_init__(self) -> None:
+        check_names(self.suites, "eval.suites")
         checks.non_negative("eval", every=self.every, epochs=self.epochs)
         checks.positive("eval", batches=self.batches, batch_size=self.batch_size)
 
@@ -332,4 +342,5 @@ QUERIES_AND_VALUES = (r"attention/(query|value)$",)
 SECTIONS = {
     "data": Data, "train": Train, "eval": Eval, "checkpoint": Checkpoint, "mesh": Mesh, "log": Log, "sample": Sample,
     "launch": Launch, "export": Export, "local": Local, "adapt": Adapt,
+    "compress": Compress, "prune": Prune, "private": Private,
 }  # fmt: skip

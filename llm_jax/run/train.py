@@ -34,10 +34,10 @@ from llm_jax.store.workdir import Workdir
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where training ended: the step, whether that is the end of its duration, and the last full evaluation."""
+    """Where training ended and began: the steps, and the last full evaluation, {} where nothing is held out."""
 
     step: int
-    finished: bool
+    began: int
     evaluation: dict[str, Estimate]
 
 
@@ -55,7 +55,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         begun = None if saved.steps() or run.config.values["init_from"] else _begin_compiling(run)
         state, start, notes = resume.state(run, workdir, saved)
         if run.steps is not None and start >= run.steps:
-            return Outcome(start, True, {})
+            return Outcome(start, start, {})
         metrics = open_things.enter_context(closing(Metrics(workdir, start, log.tensorboard, hosts.is_first())))
         line = open_things.enter_context(closing(Line(run.steps)))
         loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
@@ -79,7 +79,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
                 break
         saved.wait()
         resume.complain(saved)
-        return Outcome(step, True, loop.evaluation)
+        return Outcome(step, start, loop.evaluation)
 
 
 def _jitted(run: Run) -> Any:
@@ -107,7 +107,7 @@ def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
     local = run.data.train.prefetch(start, *hosts.share(rows), depth)
     try:
         for batch in local:
-            yield hosts.to_devices(batch, rows)
+            yield run.lesson(hosts.to_devices(batch, rows))
     finally:
         local.close()  # type: ignore[attr-defined]  # a generator
 
@@ -199,7 +199,7 @@ class Loop:
 
     def _log(self, step: int) -> None:
         means, tokens, pace = self._meter.take()
-        values = {**means, "learning_rate": self._rate(step - 1)}
+        values = {**means, "learning_rate": self._rate(step - 1), **self._run.spent(step)}
         if pace is not None:
             self._peak = self._peak or (peak_flops(jax.devices()[0]) or math.nan) * len(jax.devices())
             speed = self._run.tokens_per_step / pace
@@ -232,7 +232,7 @@ class Loop:
         if hosts.is_first():
             self._metrics.write(step, "validation", evaluation.values(found), found["loss"].count)
             self._line.say(evaluation.reported(self._run, self._evaluate, step, found))
-        evaluation.write_samples(self._run, self._workdir, step, params, self._line.say)
+        evaluation.beside(self._run, self._workdir, step, params, limit, self._metrics, self._line.say)
         return found
 
     def _save(self, step: int, state: State, metrics: dict[str, float]) -> None:

@@ -94,6 +94,27 @@ def encode(template: str, tokenizer: Tokenizer, messages: Sequence[Message]) -> 
     return ids(render(template, written, control_names(tokenizer)), tokenizer, mark)
 
 
+def written(
+    template: str, tokenizer: Tokenizer, messages: Sequence[Message], mark: str, *, answered: bool = False
+) -> str:
+    """Return a conversation as the template writes it, with `mark` in what must be read as plain text.
+
+    answered: the last message is the beginning of the answer that is wanted, and ends the text.
+
+    Raises:
+        UserError: as for `render`; or the template does not write the beginning of the answer as it is.
+    """
+    told = [{**m, "content": marked(m, tokenizer, mark)} for m in messages]
+    names = control_names(tokenizer)
+    if not answered:
+        return render(template, told, names)
+    values = {"messages": told, "add_generation_prompt": False, **names}
+    text, last = render_all(template, [values], ["this conversation"])[0], told[-1]["content"].strip()
+    if last not in text:
+        raise UserError(f"the chat template changes the beginning of an answer, {last[:40]!r}, which cannot go on then")
+    return text[: text.rindex(last) + len(last)]
+
+
 def mark_of(template: str, messages: Sequence[Message]) -> str:
     """Return a character that stands neither in the template nor in a message."""
     used = template + "".join(m["content"] for m in messages)

@@ -38,10 +38,26 @@ def test_a_search_prints_the_flags_of_the_best(capsys):
             "give --config.model.vocab_size",
         ),
         (["--slices=0"], "--slices=0"),
+        (["--exact"], "--analytic compiles nothing"),
+        (["--plot=plan.xyz"], "--plot=plan.xyz does not end in one of .png"),
+        (["--out=README.md/plan.json"], "--out=README.md/plan.json: its folder cannot be made"),
+        (["--out=tests"], "--out=tests cannot be written"),
     ],
 )
 def test_what_cannot_be_planned_is_refused_with_the_way_out(more, complaint, capsys):
     assert main([*POD, "--analytic", *more]) == 2
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "complaint"),
+    [
+        ("ngram_sotu", "train.learner=counting: plans are of gradient descent alone"),
+        ("bert_sotu", "objective.name=masked: plans are of batches of packed text alone"),
+    ],
+)
+def test_a_step_that_is_no_descent_over_packed_text_is_refused(recipe, complaint, capsys):
+    assert main(["plan", f"--config=configs/{recipe}.py", "--topology=v5e:1x1", "--analytic"]) == 2
     assert complaint in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ import pytest
 from llm_jax.evals.labelled import classes, confusion, correlation, per_class, ranks, regression, table
 
 LABELS = ("cat", "dog", "eel")
-RIGHT, SAID = [0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 0, 0]
+RIGHT, SAID = [0, 0, 1, 1, 1, 0], [0, 1, 1, 1, 1, 0]
 
 
 def rows(right, said, weights=None, nats=0.5):
@@ -26,12 +26,13 @@ def judged(right, said, labels=LABELS, **more):
 def test_of_six_texts_the_arithmetic_by_hand():
     found = judged(RIGHT, SAID)
     values = {name: e.value for name, e in found.items()}
-    assert values["loss"] == 0.5 and values["accuracy"] == 4 / 6 and found["accuracy"].count == 6
-    assert values["precision/cat"] == values["recall/cat"] == pytest.approx(2 / 3) == values["f1/dog"]
-    assert values["f1"] == pytest.approx(2 / 3)  # no eel occurs: macro means are over two classes
+    assert values["loss"] == 0.5 and values["accuracy"] == 5 / 6 and found["accuracy"].count == 6
+    assert values["precision/cat"] == 1 and values["recall/cat"] == pytest.approx(2 / 3)
+    assert values["precision/dog"] == 3 / 4 and values["recall/dog"] == 1 and values["f1/cat"] == pytest.approx(0.8)
+    assert values["f1"] == pytest.approx((0.8 + 6 / 7) / 2)  # no eel occurs: macro means are over two classes
     assert values["f1/eel"] == values["support/eel"] == 0 and values["support/dog"] == 3
-    assert values["confusion/cat/dog"] == 1 and values["confusion/dog/dog"] == 2 and "confusion/eel/eel" not in values
-    assert found["accuracy"].error == pytest.approx(math.sqrt(6 / 5 * (4 / 9 * 2 + 1 / 9 * 4) / 36))
+    assert values["confusion/cat/dog"] == 1 and values["confusion/dog/dog"] == 3 and "confusion/eel/eel" not in values
+    assert found["accuracy"].error == pytest.approx(math.sqrt(6 / 5 * (25 / 36 + 5 / 36) / 36))
     assert math.isnan(found["f1"].error)
 
 
@@ -48,9 +49,9 @@ def test_a_table_has_a_line_a_class_and_what_it_was_taken_for():
     text = table(judged(RIGHT, SAID), LABELS)
     lines = [line.split() for line in text.splitlines()]
     assert lines[0] == ["precision", "recall", "f1", "support"]
-    assert lines[1] == ["cat", "0.6667", "0.6667", "0.6667", "3"]
-    assert lines[4] == ["macro", "mean", "0.6667", "0.6667", "0.6667", "6"]
-    assert lines[-3:] == [["cat", "2", "1", "0"], ["dog", "1", "2", "0"], ["eel", "0", "0", "0"]]
+    assert lines[1] == ["cat", "1.0000", "0.6667", "0.8000", "3"]
+    assert lines[4] == ["macro", "mean", "0.8750", "0.8333", "0.8286", "6"]
+    assert lines[-3:] == [["cat", "2", "1", "0"], ["dog", "0", "3", "0"], ["eel", "0", "0", "0"]]
     many = tuple(f"class {i}" for i in range(30))
     text = table(judged([0, 0, 4, 5], [3, 3, 4, 6], many), many)
     assert [line.split() for line in text.splitlines()[-2:]] == [

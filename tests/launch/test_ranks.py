@@ -93,6 +93,20 @@ def children(parent):
 
 
 @pytest.mark.faults
+def test_a_run_goes_on_with_other_numbers_of_ranks_as_one_process_would(folder):
+    """Parameters and optimizer are split over all ranks, so that each number reads what another split elsewhere."""
+    split = ("--config.mesh.data=1", "--config.mesh.fsdp=-1")
+    for ranks, steps in ((4, 4), (2, 8), (4, 12)):
+        code, said = ended(started(folder / "regrouped", f"{steps} steps", f"--ranks={ranks}", *split))
+        assert code == 0, said
+        assert f"finished at step {steps}" in said and ("going on with" in said) == (steps > 4), said
+    code, said = ended(started(folder / "ungrouped", "12 steps", verb=("train",)))
+    assert code == 0, said
+    found, expected = losses(folder / "regrouped"), losses(folder / "ungrouped")
+    assert found.keys() >= {("train", 12)} and all(abs(found[key] - expected[key]) < 1e-5 for key in expected)
+
+
+@pytest.mark.faults
 def test_a_signal_to_the_launcher_saves_one_step_and_one_process_goes_on_from_it(folder):
     run, said = started(folder / "stopped", "100000 steps", "--ranks=2"), ""
     for line in run.stdout:

@@ -27,32 +27,27 @@ SAMPLE = ("lstm", "bert")
 FAMILIES = [pytest.param(f, marks=() if f in SAMPLE else pytest.mark.exhaustive) for f in KINDS["deep"]]
 
 
-def scores(model, params, batch):
-    return jax.jit(lambda p, b: model.apply(p, b).extras["scores"])(params, batch)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_changes_no_score_and_the_state_is_that_of_the_pooling(model, draw, source):
-    """Three texts of 5, 8 and 9 tokens in rows of 9, padding on the right, on the left, and none."""
-    segments = np.ones((3, 9), np.int32)
-    segments[0, 5:] = segments[1, :1] = 0
-    tokens = np.where(segments > 0, TOKENS[[0, 1, 1]], 7).astype(np.int32)
-    source = {name: np.concatenate([rows, rows[:1]]) for name, rows in source.items()}
-    lengths = {0: slice(0, 5), 1: slice(1, 9), 2: slice(0, 9)}
-    for pooling, chosen in {"first": 0, "last": -1, "mean": None, "tokens": None}.items():
-        headed = Headed(model, LABELS, pooling)
-        params = draw(headed)
-        found = scores(headed, params, {"tokens": tokens, "segments": segments, **source})
-        head = params[HEAD]
-        for row, real in lengths.items():
-            alone = {n: v[row : row + 1] for n, v in source.items()}
-            states = model.apply(params, {"tokens": tokens[row : row + 1, real], **alone}).hidden[0]
-            if pooling == "mean":
-                states = states.mean(0)
-            elif pooling != "tokens":
-                states = states[chosen]
-            kept = found[row, real] if pooling == "tokens" else found[row]
-            close(kept, states @ head["kernel"] + head["bias"])
+    """Two texts of 6 tokens in rows of 9, padding on the right and on both sides."""
+    segments, real = np.zeros((2, 9), np.int32), [slice(0, 6), slice(2, 8)]
+    for row, place in enumerate(real):
+        segments[row, place] = 1
+    tokens = np.where(segments > 0, TOKENS, 7).astype(np.int32)
+    pooled = {p: Headed(model, LABELS, p) for p in (*POOLINGS, "tokens")}
+    params = draw(pooled["first"])
+
+    @jax.jit
+    def found(batch):
+        return {name: headed.apply(params, batch).extras["scores"] for name, headed in pooled.items()}
+
+    alone = {"tokens": np.stack([tokens[row, place] for row, place in enumerate(real)]), **source}
+    states = np.asarray(jax.jit(lambda batch: model.apply(params, batch).hidden)(alone))
+    scores = found({"tokens": tokens, "segments": segments, **source})
+    wanted = {"first": states[:, 0], "last": states[:, -1], "mean": states.mean(1), "tokens": states}
+    kept = scores | {"tokens": np.stack([scores["tokens"][row, place] for row, place in enumerate(real)])}
+    for name, state in wanted.items():
+        close(kept[name], state @ params[HEAD]["kernel"] + params[HEAD]["bias"], err_msg=name)
 
 
 @pytest.mark.parametrize("family", ["lstm"])
@@ -85,7 +80,7 @@ def test_an_adapter_learns_the_head_too(model, draw):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("objective", [Classification(), Tagging()])
+@pytest.mark.parametrize("objective", [Classification(), pytest.param(Tagging(), marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("text", ["data2 fsdp2 tensor2 explicit"])
 def test_a_plan_changes_no_gradient(tiny, draw, objective, text):
     model = Headed(tiny("bert"), LABELS, objective.head.pooling)
@@ -98,8 +93,8 @@ def test_a_plan_changes_no_gradient(tiny, draw, objective, text):
         return objective(model, p, b, None)[0].value
 
     expected = jax.jit(jax.value_and_grad(loss))(params, batch)
-    with layout(text).active() as _:
-        place = layout(text)
+    place = layout(text)
+    with place.active():
         shardings = tree.unflatten(dict(place.shardings(model.declarations())))
         placed = jax.device_put(params, shardings)
         found = jax.jit(jax.value_and_grad(loss))(placed, to_devices(batch, 8))

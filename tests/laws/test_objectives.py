@@ -17,6 +17,7 @@ from llm_jax.models.latent.vae import Vae
 from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
+from llm_jax.objectives.distill import Distill
 from tests.laws.bag import Bag
 
 V, B, T = 40, 4, 12
@@ -27,14 +28,15 @@ BATCH = {
     "targets": RNG.integers(0, V, (B, T)).astype(np.int32),
     "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
     "label": (np.arange(B) % 2).astype(np.int32),
+    "teacher_logits": RNG.normal(size=(B, T, V)).astype(np.float32),
     "tags": RNG.integers(0, 3, (B, T)).astype(np.int32),
 }
 LABELS = ("a", "b", "c")
 PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
-    "classification": Headed(MODEL, LABELS),
-    "regression": Headed(MODEL, (), "mean"),
-    "tagging": Headed(MODEL, LABELS, "tokens"),
+    "classification": Headed(PAIRS, LABELS),
+    "regression": Headed(PAIRS, (), "mean"),
+    "tagging": Headed(PAIRS, LABELS, "tokens"),
     "denoising": PAIRS,
     "several": PAIRS,
     "seq2seq": T5(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, gated=True, tied=False),
@@ -48,6 +50,7 @@ FIT = {  # the model that an objective needs, where it is no llama
 }
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
     "adversarial": [{}, {"smoothing": 0.1}],
+    "distill": [{}, {"temperature": 3.0, "alpha": 1.0}],
     "classification": [{}, {"label_smoothing": 0.1, "class_weights": [0.5, 2.0, 1.0]}],
     "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
     "masked": [{}, {"sentence_order": 0.5, "label_smoothing": 0.1}],
@@ -190,6 +193,39 @@ def test_causal_is_the_formula(z_loss, smoothing, kernel, params):
     loss, _ = jax.jit(lambda p, b: objective(MODEL, p, b, None))(params, BATCH)
     logits = MODEL.apply(params, BATCH).logits
     wanted = numpy_loss(logits, BATCH["targets"], BATCH["weights"], z_loss, smoothing)
+    np.testing.assert_allclose(loss.value, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.3), (4.0, 1.0)])
+def test_distill_is_the_formula(temperature, alpha, params):
+    """Hinton et al. 2015, section 2, with the divergence that a student equal to its teacher has none of."""
+    run = jax.jit(lambda p, b: Distill(temperature=temperature, alpha=alpha)(MODEL, p, b, None))
+    loss, stats = run(params, BATCH)
+    student = np.asarray(MODEL.apply(params, BATCH).logits, np.float64)
+    p, q = (np.exp(x / temperature) for x in (BATCH["teacher_logits"].astype(np.float64), student))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    weights = BATCH["weights"]
+    apart = ((p * np.log(p / q)).sum(-1) * weights).sum() / weights.sum()
+    plain = numpy_loss(student, BATCH["targets"], weights, 0.0, 0.0)
+    np.testing.assert_allclose(loss.value, alpha * temperature**2 * apart + (1 - alpha) * plain, rtol=1e-5)
+    np.testing.assert_allclose([stats["loss"].value, stats["distill"].value], [plain, apart], rtol=1e-5)
+    same = run(params, BATCH | {"teacher_logits": student.astype(np.float32) + 7})[1]
+    assert abs(float(same["distill"].value)) < 1e-6
+
+
+@pytest.mark.oracle
+def test_distill_is_torchs_divergence(params):
+    import torch
+    from torch.nn import functional
+
+    logits = torch.tensor(np.asarray(MODEL.apply(params, BATCH).logits))
+    each = functional.kl_div(
+        functional.log_softmax(logits / 2, -1),
+        functional.softmax(torch.tensor(BATCH["teacher_logits"]) / 2, -1),
+        reduction="none",
+    )
+    wanted = 4 * (each.sum(-1).numpy() * BATCH["weights"]).sum() / BATCH["weights"].sum()
+    loss, _ = Distill(temperature=2.0, alpha=1.0)(MODEL, params, BATCH, None)
     np.testing.assert_allclose(loss.value, wanted, rtol=1e-5)
 
 

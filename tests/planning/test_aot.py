@@ -1,8 +1,8 @@
 """The real step compiled for chips that are not here; needs requirements-plan.txt (make test-plan).
 
 The laws hold for v5e:4x4 at O1. Where the compiler sends other bytes than the formula, the test says which: it scatters
-gradients of layers by rings within their products, which go on for up to two steps more than a reduce-scatter, sums the
-head's gradient, which it cuts afterwards, and with data x fsdp gathers and sums over both.
+gradients of layers by rings within their products, which go on for up to two steps more than a reduce-scatter, and sums
+the head's gradient, which it cuts afterwards, as all gradients of more than 32 shards (benchmarks/SCATTERING.md).
 """
 
 import pytest
@@ -24,8 +24,8 @@ PLANS = {
 SHARDED = [name for name in PLANS if "fsdp" in name]
 
 
-def compiled(name):
-    sizes = {"data": 1, "fsdp": 1, "tensor": 1, **PLANS[name]}
+def compiled(mesh):
+    sizes = {"data": 1, "fsdp": 1, "tensor": 1, **mesh}
     config = resolve(load_recipe("configs/llama_1b.py"), [*SMALL, *((f"mesh.{a}", str(n)) for a, n in sizes.items())])
     w = workload.of(config, SLICE)
     answer, text = aot.compiled(config, w, SLICE)
@@ -39,7 +39,7 @@ def sent(rows, axis, *kinds):
 
 def both(name):
     """(what the compiled step sends, what the formulas say, the workload)."""
-    _, w, answer, program = compiled(name)
+    _, w, answer, program = compiled(PLANS[name])
     return collectives.traffic(program, answer["mesh"]), links.traffic(w), w
 
 
@@ -70,13 +70,14 @@ def test_gradients_of_layers_are_scattered_by_rings_and_that_of_the_head_is_summ
     assert sent(alone, "fsdp", "all-reduce") == pytest.approx(2 * head * (n - 1) / n, rel=0.05)
 
 
-def test_copies_of_shards_are_gathered_and_summed_over_all_devices_that_have_them():
-    """The formula scatters over fsdp and sums shards over data; the compiler sums most over both, as data16 does."""
-    rows, formula, w = both("data4 fsdp4")
-    assert {row.axes for row in rows if row.kind == "all-gather"} == {("data", "fsdp")}
-    reduced = sent(rows, "fsdp", "all-reduce", "reduce-scatter")
+def test_copies_of_shards_are_gathered_over_fsdp_alone_and_part_of_the_gradients_scattered_before_the_sum():
+    """The rest is summed over fsdp, or over both axes, and cut afterwards: in all 1.4 times the formula's bytes."""
+    rows, formula, _ = both("data4 fsdp4")
+    assert {row.axes for row in rows if row.kind == "all-gather"} == {("fsdp",)}
+    assert sent(rows, "fsdp", "reduce-scatter") > 0.3 * sent(formula, "fsdp", "reduce-scatter")
+    reduced = sum(row.sent for row in rows if row.kind in ("all-reduce", "reduce-scatter"))
     least = sent(formula, "fsdp", "reduce-scatter") + sent(formula, "data", "all-reduce")
-    assert least < reduced < 1.05 * collectives.sent("all-reduce", 2 * w.parameters, 16)
+    assert least < reduced < 1.45 * least
 
 
 def test_tensor_parallel_sums_activations_as_the_formula_says():
@@ -86,7 +87,7 @@ def test_tensor_parallel_sums_activations_as_the_formula_says():
 
 @pytest.mark.parametrize("name", SHARDED)
 def test_no_turn_of_the_layer_loop_gathers_more_than_a_layer(name):
-    _, w, _, program = compiled(name)
+    _, w, _, program = compiled(PLANS[name])
     layer = 2 * (w.parameters - w.table_parameters) / w.layers / w.mesh["tensor"]
     turns = [
         sum(line.result_bytes for line in program.computations.get(body, []) if line.op == "all-gather")
@@ -98,7 +99,7 @@ def test_no_turn_of_the_layer_loop_gathers_more_than_a_layer(name):
 
 
 def test_state_takes_the_bytes_that_its_shardings_say():
-    config, w, answer, _ = compiled("fsdp16")
+    config, w, answer, _ = compiled(PLANS["fsdp16"])
     plan = estimate.by_compiler(config, w, SLICE, exact=False, timeout=600)
     assert answer["state_bytes"]["params"] == pytest.approx(4 * w.parameters / 16, rel=0.01)
     assert answer["state_bytes"]["optimizer"] == pytest.approx(8 * w.parameters / 16, rel=0.01)
@@ -108,9 +109,8 @@ def test_state_takes_the_bytes_that_its_shardings_say():
 @pytest.mark.parametrize("repeats", ["1", "2"])
 def test_a_pipeline_sends_activations_between_stages_and_gathers_no_parameters(repeats):
     """What goes over `stage` are activations; with two repeats each stage's layers too, once there and once back."""
-    mesh = {"stage": "2", "fsdp": "4", "tensor": "2", "pipeline.microbatches": "4", "pipeline.repeats": repeats}
-    more = [(f"mesh.{name}", value) for name, value in mesh.items()]
-    _, w, answer, program = compiled(*more)
+    mesh = {"stage": 2, "fsdp": 4, "tensor": 2, "pipeline.microbatches": 4, "pipeline.repeats": repeats}
+    _, w, answer, program = compiled(mesh)
     blocks = w.parameters - w.table_parameters
     assert answer["state_bytes"]["params"] == pytest.approx(4 * (blocks / 16 + w.table_parameters / 8), rel=0.01)
     over = [r for r in collectives.traffic(program, answer["mesh"]) if r.axes == ("stage",)]

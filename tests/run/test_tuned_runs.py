@@ -1,12 +1,15 @@
 """Tuning on examples of one's own: from files to a run that answers, evaluated, gone on with, and refused."""
 
 import json
+import re
 
+import jax
 import numpy as np
 import pytest
 
 from llm_jax import open_run
 from llm_jax.cli import main
+from llm_jax.data.documents import is_held_out
 from llm_jax.run import build
 from llm_jax.run.config import load_recipe, resolve
 
@@ -53,8 +56,6 @@ def test_a_run_is_tuned_on_answers_alone_and_talks(begun, tmp_path, capsys, monk
 
 
 def _is_held_out(talk):
-    from llm_jax.data.documents import is_held_out
-
     return is_held_out(json.dumps(talk, sort_keys=True), 0.2)
 
 
@@ -62,8 +63,11 @@ def _is_held_out(talk):
     ("flags", "message"),
     [
         (["--config.init_from=None"], "data.form.name='chat' needs a chat template"),
-        (["--config.data.form.name=chta"], "data.form.name='chta' is not known.*did you mean 'chat'"),
-        (["--config.data.form.promt=x"], "data.form.promt is not an option here.*did you mean 'prompt'"),
+        (['--config.data.form={"name": "chta"}'], "data.form.name='chta' is not known.*did you mean 'chat'"),
+        (
+            ['--config.data.form={"name": "chat", "promt": "x"}'],
+            "data.form.promt is not an option here.*did you mean 'prompt'",
+        ),
         (["--config.data.form=None"], "data.source='files' holds examples; say what is made of them"),
         (["--config.data.source=text"], "data.source='text' holds text, and data.form needs one of: csv"),
         (["--config.data.packing=first_fit"], "data.packing='first_fit' is for text"),
@@ -71,8 +75,6 @@ def _is_held_out(talk):
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_written(begun, tmp_path, flags, message, capsys):
-    import re
-
     kept = [flag for flag in begun if not any(flag.startswith(f.split("=")[0] + "=") for f in flags)]
     assert main([*kept, *flags]) == 2
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / "tuned").exists()
@@ -87,5 +89,5 @@ def test_an_encoder_decoder_learns_pairs(recipe, tmp_path):
     run = build.build(resolve(values))
     batch = run.data.train.batch(0)
     assert batch["source_tokens"].shape == (8, 16) and batch["tokens"].shape == (8, 32)
-    (loss, _) = run.objective(run.model, run.model.init(__import__("jax").random.key(0)), batch, None)
+    (loss, _) = run.objective(run.model, run.model.init(jax.random.key(0)), batch, None)
     assert np.isfinite(loss.value) and loss.weight == batch["weights"].sum()

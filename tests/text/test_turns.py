@@ -60,10 +60,22 @@ def test_an_answer_that_holds_a_control_token_ends_where_the_template_ends_it(wo
     assert ids[answered].tolist().count(words("").eos_id) == 1 and ids[answered][-1] == words("").eos_id
 
 
+def test_without_control_tokens_an_answer_ends_with_its_turn():
+    plain = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{{ 'assistant: ' if add_generation_prompt }}"
+    )
+    words, talk = tokenizers.build("bytes"), KNOWN["chats"]["two"]
+    ((ids, answered),) = turns.encode(plain, words, [talk], ["x"])
+    assert bytes(ids[answered].tolist()).decode() == "  2\n\n<b>3</b>\n\nthen 4\n"
+    assert bytes(ids[~answered].tolist()).decode() == "user: 1 + 1?\nassistant: user: 'more'\nassistant: "
+
+
 def test_a_template_that_writes_earlier_turns_otherwise_is_refused_by_the_name_of_the_row(words):
     rewriting = "{% for m in messages %}{{ m.content }}{% endfor %}{{ messages | length }}<|im_end|>"
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    with pytest.raises(UserError, match=r"my.jsonl:3: the chat template writes the turns before answer 1 otherwise"):
+    with pytest.raises(
+        UserError, match=r"my.jsonl:3: the chat template writes answer 1 or the turns before it otherwise"
+    ):
         turns.encode(rewriting, words(""), [talk], ["my.jsonl:3"])
 
 

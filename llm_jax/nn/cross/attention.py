@@ -58,7 +58,10 @@ class Paired:
 
     def take(self, rows: Int[Array, "N"]) -> "Paired":
         """As `Past.take`; each row keeps its source."""
-        memory = self.memory and tuple(jnp.take(part, rows, axis=1) for part in self.memory)
+        memory = None
+        if self.memory is not None:
+            keys, values = (jnp.take(part, rows, axis=1) for part in self.memory)
+            memory = (keys, values)
         segments = None if self.segments is None else jnp.take(self.segments, rows, axis=0)
         return Paired(self.past.take(rows), memory, segments)
 

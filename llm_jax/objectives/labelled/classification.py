@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from llm_jax.core import checks
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Array, Batch, Key, Mean, Model, Params, Stats
 from llm_jax.objectives.labelled import heads
 
@@ -36,6 +37,15 @@ class Classification:
     def head(self) -> heads.Head:
         """What is asked of a model."""
         return heads.Head(True, self.pooling, self.dropout)
+
+    def fits(self, model: Model) -> None:
+        """Refuse weights that are not one for each class."""
+        classes = len(getattr(model, "labels", ()))
+        if self.class_weights is not None and len(self.class_weights) != classes:
+            raise UserError(
+                f"objective.class_weights={self.class_weights} are {len(self.class_weights)} numbers, "
+                f"and data.form.classes are {classes}; give one for each"
+            )
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend, `loss` in nats a text without smoothing and class weights, and `accuracy`.

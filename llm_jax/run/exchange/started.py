@@ -8,6 +8,7 @@ import numpy as np
 
 from llm_jax.adapt.graft import graft
 from llm_jax.adapt.headed import HEAD, Headed
+from llm_jax.adapt.packed import Packed
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Adapted, Model, Params, State
@@ -30,11 +31,25 @@ def begun_from(new: State, model: Model, source: str | None) -> State:
     if source is None:
         return new
     opened = open_run(source)
+    check_source(opened)
     if not isinstance(model, Adapted):
         return begun(new, _with_head(opened, model, new.params))
     base = _with_head(opened, model.base, new.params["base"])
     where = jax.tree.map(lambda x: x.sharding, new.params)
     return begun(new, jax.jit(model.attach, out_shardings=where)(new.params, base))
+
+
+def check_source(opened: OpenRun) -> None:
+    """Refuse to begin from what was rounded for good.
+
+    Raises:
+        UserError: the run's model is packed.
+    """
+    if isinstance(opened.model, Packed):
+        raise UserError(
+            f"init_from={str(opened.workdir.path)!r} holds a model packed in {opened.model.packing.form}, which is not "
+            "trained; begin from the workdir that it was made of"
+        )
 
 
 def _with_head(opened: OpenRun, model: Model, fresh: Params) -> Params:
