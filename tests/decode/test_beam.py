@@ -89,7 +89,7 @@ def told(model, prompts, texts, sources=None):
     for row, (prompt, ids, source) in enumerate(zip(prompts, texts, sources, strict=True)):
         batch["tokens"][row, : len(ids)] = [*prompt, *ids[:-1]]
         batch["source_tokens"][row, : len(source)], batch["source_segments"][row, : len(source)] = source, 1
-    log_p = jax.nn.log_softmax(jax.jit(model.apply)(PARAMS[id(model)], batch).logits)
+    log_p = jax.jit(lambda p: jax.nn.log_softmax(model.apply(p, batch).logits))(PARAMS[id(model)])
     return np.array([sum(float(log_p[row, t, i]) for t, i in enumerate(ids)) for row, ids in enumerate(texts)])
 
 
