@@ -20,13 +20,8 @@ TALKS = [{"prompt": f"count {i}", "response": f"{i}, {i + 1}"} for i in range(60
 
 
 @pytest.fixture
-def begun(recipe, tmp_path):
-    """A run of text with a chat template, and the flags that tune it on conversations."""
-    assert (
-        main(["train", f"--config={recipe}", f"--workdir={tmp_path / 'run'}", "--config.train.duration=1 steps"]) == 0
-    )
-    (tmp_path / "run/chat_template.jinja").write_text(TEMPLATE)
-    (tmp_path / "run/generation_config.json").write_text(json.dumps({"eos_token_id": [256, 10]}))
+def flags_of_tuning(recipe, tmp_path):
+    """The flags that tune a run on conversations."""
     (tmp_path / "my.jsonl").write_text("".join(json.dumps(talk) + "\n" for talk in TALKS))
     return [
         "train", f"--config={recipe}", f"--workdir={tmp_path / 'tuned'}", f"--config.init_from={tmp_path / 'run'}",
@@ -34,6 +29,17 @@ def begun(recipe, tmp_path):
         '--config.data.form={"name": "chat"}', "--config.data.seq_len=64", "--config.log.every=1",
         "--config.eval.every=2",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def begun(flags_of_tuning, recipe, tmp_path):
+    """The same, and a run of text with a chat template to begin from."""
+    assert (
+        main(["train", f"--config={recipe}", f"--workdir={tmp_path / 'run'}", "--config.train.duration=1 steps"]) == 0
+    )
+    (tmp_path / "run/chat_template.jinja").write_text(TEMPLATE)
+    (tmp_path / "run/generation_config.json").write_text(json.dumps({"eos_token_id": [256, 10]}))
+    return flags_of_tuning
 
 
 def test_a_run_is_tuned_on_answers_alone_and_talks(begun, tmp_path, capsys, monkeypatch):
@@ -74,8 +80,8 @@ def _is_held_out(talk):
         (['--config.data.form={"name": "labelled"}'], "reads 'targets', which data.form.name='labelled' does not make"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_is_written(begun, tmp_path, flags, message, capsys):
-    kept = [flag for flag in begun if not any(flag.startswith(f.split("=")[0] + "=") for f in flags)]
+def test_what_does_not_fit_is_refused_before_anything_is_written(flags_of_tuning, tmp_path, flags, message, capsys):
+    kept = [flag for flag in flags_of_tuning if not any(flag.startswith(f.split("=")[0] + "=") for f in flags)]
     assert main([*kept, *flags]) == 2
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / "tuned").exists()
 
