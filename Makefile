@@ -4,6 +4,7 @@
 # make test-mesh    every plan of the table with every family (make test has a sample)
 # make meshes       measure benchmarks/MESHES.md anew: by how much each plan changes each family's gradient
 # make families     measure the README's table of families anew
+# make compression  measure benchmarks/COMPRESSION.md anew: smaller models of the first run
 # PYTHON=python3.12 make test   the same on another Python
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
 CHAT ?= runs/smollm2
 
-.PHONY: quickstart chat test test-laws test-mesh test-oracles test-plan test-faults golden families meshes format venv dev \
+.PHONY: quickstart chat test test-laws test-mesh test-oracles test-plan test-faults golden families meshes compression format venv dev \
   oracles bench clean
 
 quickstart: $(READY)
@@ -68,6 +69,7 @@ golden: $(ORACLES)
 	$(BIN)/python tests/golden/make_moe.py
 	$(BIN)/python tests/golden/make_moe_decoders.py
 	$(BIN)/python tests/golden/make_ropes.py
+	$(BIN)/python tests/golden/make_private.py
 	$(BIN)/python -m tests.golden.make_quantized
 
 families: $(ORACLES)
@@ -75,6 +77,10 @@ families: $(ORACLES)
 
 meshes: $(DEV)
 	$(BIN)/python -m benchmarks.meshes --out=benchmarks/MESHES.md
+
+compression: $(READY)
+	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=runs/quickstart
+	$(BIN)/python -m benchmarks.compression --students=runs --out=benchmarks/COMPRESSION.md
 
 bench: $(ORACLES) $(PLAN)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md
@@ -101,9 +107,9 @@ $(INTEROP): $(READY) requirements-interop.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-interop.txt
 	@touch $@
 
-$(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop.txt
+$(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop.txt requirements-generation.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check \
-	  -r requirements-dev.txt -r requirements-data.txt -r requirements-interop.txt
+	  -r requirements-dev.txt -r requirements-data.txt -r requirements-interop.txt -r requirements-generation.txt
 	@touch $@
 
 $(PLAN): $(DEV) requirements-plan.txt

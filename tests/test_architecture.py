@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llm_jax.run import build
+from llm_jax.run.checks import examples
 from llm_jax.run.config import load_recipe, resolve
 from llm_jax.text import tokenizers
 
@@ -134,7 +135,7 @@ def test_every_recipe_builds_and_traces_one_abstract_step(path):
     model = build.model(config, vocab_size=config.values["model"].get("vocab_size") or 512)
     transform, _ = build.optimizer(config, 10**9)
     learner = build.learner(config, parts, model, transform)
-    fields = {name: np.zeros((parts.data.batch_size, parts.data.seq_len), np.int32) for name in ("tokens", "targets")}
+    fields = examples.blank(parts.data, parts.data.batch_size)
     reshaped = getattr(build.objective(config), "transform", None)
     if reshaped is not None:
         words = tokenizers.build("bytes", {})

@@ -1,4 +1,4 @@
-"""One trained model into another: few parameters beside a frozen model, and parameters of one size in another.
+"""One trained model into another: few parameters beside a frozen model, kernels in few bits, another vocabulary.
 
 Letters: I inputs and O outputs of a kernel (several dimensions each), R the rank of its change.
 """

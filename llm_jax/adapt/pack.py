@@ -27,10 +27,13 @@ FORMS = ("int8", *LEVELS)
 
 @dataclass(frozen=True)
 class Packing:
-    """form: one of `FORMS`. group: inputs that share a scale, fewer where the last input dimension does not divide."""
+    """form: one of `FORMS`. group: inputs that share a scale, fewer where the last input dimension does not divide.
+
+    With group None all inputs of an output do: its channel.
+    """
 
     form: str
-    group: int = 64
+    group: int | None = 64
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -45,8 +48,12 @@ class Packing:
         """The parameters in a kernel's place: `codes`, one or two a byte, and `scales`, with its logical axes."""
         at, size = _axis(layout), d.shape[_axis(layout)]
         halved, grouped = ((*d.shape[:at], size // n, *d.shape[at + 1 :]) for n in (2, self._width(size)))
+        if self.group is None:
+            grouped = tuple(1 if i in _inputs(layout) else n for i, n in enumerate(grouped))
         shape, dtype = (d.shape, "int8") if self.form == "int8" else (halved, "uint8")
-        few = (*d.axes[:at], None, *d.axes[at + 1 :])  # groups need not divide as inputs do
+        few = tuple(
+            None if n == 1 or i == at else d.axes[i] for i, n in enumerate(grouped)
+        )  # need not divide as inputs
         return {
             "codes": Declaration(shape, d.axes, zeros, d.share, dtype),
             "scales": Declaration(grouped, few, zeros, d.share),
@@ -57,6 +64,8 @@ class Packing:
         at = _axis(layout)
         groups = self._groups(kernel, at)
         scales = jnp.max(jnp.abs(groups), axis=at + 1)
+        if self.group is None:
+            scales = jnp.max(scales, axis=_inputs(layout), keepdims=True)
         parts = groups / jnp.expand_dims(jnp.where(scales == 0, 1.0, scales), at + 1)
         if self.form == "int8":
             return {"codes": jnp.round(parts * 127).astype(jnp.int8).reshape(kernel.shape), "scales": scales}
@@ -76,7 +85,7 @@ class Packing:
             pairs = jnp.stack([codes & 15, codes >> 4], axis=at + 1)
             whole = pairs.reshape(*codes.shape[:at], -1, *codes.shape[at + 1 :])
             values = jnp.asarray(LEVELS[self.form], jnp.float32)[whole]
-        grouped = values.reshape(*scales.shape[: at + 1], -1, *scales.shape[at + 1 :])
+        grouped = values.reshape(*values.shape[:at], scales.shape[at], -1, *values.shape[at + 1 :])
         return (grouped * jnp.expand_dims(scales, at + 1)).reshape(values.shape)
 
     def _groups(self, kernel: Array, at: int) -> Array:
@@ -85,9 +94,13 @@ class Packing:
         return kernel.reshape(*kernel.shape[:at], size // width, width, *kernel.shape[at + 1 :])
 
     def _width(self, size: int) -> int:
-        return next(width for width in range(min(self.group, size), 0, -1) if size % width == 0)
+        return next(width for width in range(min(self.group or size, size), 0, -1) if size % width == 0)
 
 
 def _axis(layout: Layout) -> int:
     """The last dimension of the inputs, along which groups lie."""
     return layout.batch + layout.inputs - 1
+
+
+def _inputs(layout: Layout) -> tuple[int, ...]:
+    return tuple(range(layout.batch, layout.batch + layout.inputs))

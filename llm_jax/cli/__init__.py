@@ -22,16 +22,23 @@ VERBS = {
     "evaluate": "held-out loss, perplexity and bits per byte of a checkpoint",
     "sample": "continue a text",
     "embed": "how alike texts are, by the vectors of an encoder",
+    "classify": "the class, number or tags that a tuned model gives to typed texts",
     "chat": "talk with a model in the terminal, by the chat template of its workdir",
     "import": "make a workdir of a Hugging Face directory or a GGUF file",
     "export": "write a checkpoint as transformers or llama.cpp read it",
+    "compress": "make a workdir of a smaller model: weights in few bits, or pruned",
     "fetch": "get real weights or data by name",
     "configs": "list the recipes",
     "launch": "train in several processes here, by Slurm, on TPU VMs or by Kubernetes",
     "plan": "what a recipe needs and costs on a slice of chips, compiled without one",
     "describe": "print a recipe resolved: every value and its origin, the parameters, the FLOPs",
 }
-MODULES = {"import": "exchange.import_", "export": "exchange.export", "fetch": "exchange.fetch"}
+MODULES = {
+    "import": "exchange.import_",
+    "export": "exchange.export",
+    "compress": "exchange.compress",
+    "fetch": "exchange.fetch",
+}
 STOPPED = 75
 
 

@@ -74,24 +74,22 @@ def opened(flags: Namespace, given: dict[str, Any]) -> "Conversation":
     from llm_jax.run.config import construct
     from llm_jax.run.generate import Conversation, decoding
     from llm_jax.run.open_run import open_run
-    from llm_jax.run.sections import Sample
-    from llm_jax.store.files import read_json
+    from llm_jax.run.sections import SEARCHING, Sample
 
     found = open_run(flags.workdir)
     place = found.workdir
-    if not place.template.exists():
+    if found.template is None:
         raise UserError(
             f"{flags.workdir} has no {place.template.name}, which says how turns are written; import a model that "
             "chats, put the template there, or continue texts with `sample`"
         )
     words, model = found.tokenizer, decoding(found.model)
-    about = read_json(place.run).get("imported", {}) if place.run.exists() else {}
-    stated = (getattr(model, "max_positions", None), about.get("context"))
+    stated = (getattr(model, "max_positions", None), found.context)
     window = min((n for n in stated if isinstance(n, int)), default=found.resolved.values["data"]["seq_len"])
-    section = found.resolved.values["sample"] | {"tokens": min(ANSWER, window // 2)} | given
+    section = found.resolved.values["sample"] | SEARCHING | {"tokens": min(ANSWER, window // 2)} | given
     params = unstacked(model, found.params(flags.step))
     return Conversation(
-        model, params, words, place.template.read_text(), construct(Sample, section), seed=flags.seed,
+        model, params, words, found.template, construct(Sample, section), seed=flags.seed,
         stops=found.stops, window=window, system=flags.system,
     )  # fmt: skip
 

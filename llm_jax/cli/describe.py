@@ -63,7 +63,7 @@ def _derived(key: str, model: Any, vocabulary: str) -> str:
         "model.head_dim": f"{model.embed_dim // model.num_heads} = embed_dim / num_heads",
         "model.num_kv_heads": f"{model.num_heads} = num_heads",
         "model.mlp_dim": "from embed_dim, as the family does",
-        "model.max_positions": f"{getattr(model, 'max_positions', None)} = data.seq_len",
+        "model.max_positions": f"{getattr(model, 'max_positions', None)}, from data.seq_len",
         "eval.batch_size": "data.batch_size",
         "optimizer.decay_exclude": "vectors do not decay",
     }

@@ -26,7 +26,8 @@ def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.cli import STOPPED
     from llm_jax.mesh import hosts
     from llm_jax.run import build, report, resume, train
-    from llm_jax.run.exchange import exported
+    from llm_jax.run.exchange import exported, started
+    from llm_jax.run.exchange.teacher import with_teacher
     from llm_jax.run.open_run import open_run
     from llm_jax.run.signals import Stop, Stopped
     from llm_jax.store.workdir import Workdir
@@ -37,8 +38,12 @@ def _train(config, path: str, allow_change: bool) -> int:
     exported.check(parts.export, config.values["model"]["name"], workdir)
     resumed = resume.check_config(workdir, config, allow_change=allow_change)
     source = path if resumed else config.values["init_from"]
+    opened = open_run(source) if source else None
+    if opened is not None:
+        started.check_source(opened)
     with Stop() as stop:
-        run = build.build(config, words=open_run(source).tokenizer if source else None)
+        template = started.template(parts.data, opened, resumed=resumed)
+        run = with_teacher(build.build(config, words=opened.tokenizer if opened else None, template=template))
         resume.start(run, workdir, resumed=resumed)
         say = print if hosts.is_first() else _not_again
         say(report.opening(run, workdir, resumed), flush=True)

@@ -196,8 +196,11 @@ class Adversaries(Samples, Protocol):
 class Objective(Protocol):
     """(model, params, batch, key) -> (loss, statistics), both as sums; key None means no dropout.
 
-    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`; one that
-    not every model fits has `fits(model)`, which raises UserError before anything is read.
+    One that reads other batches than packed text has `extra_tokens` and `transform`, see `data.features`, and, where
+    its texts may be longer than `data.seq_len`, `extra_positions`: by how much; one that not every model fits has
+    `fits(model)`, which raises UserError before anything is read; one that learns labels `reads` fields that say so,
+    and has a `head` that a model is given (`objectives.labelled`). One that learns from another model has its workdir
+    as `teacher`, and that model's logits in its batches.
     """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...

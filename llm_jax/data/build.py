@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llm_jax.core.table import UserError, choices, lookup, nearest
-from llm_jax.data.clients import Rounds
+from llm_jax.data.clients import Turns
 from llm_jax.data.documents import Document, Documents
+from llm_jax.data.examples import forms
+from llm_jax.data.examples.forms import Form
+from llm_jax.data.examples.opened import Examples, open_examples
+from llm_jax.data.examples.records import RECORDS
 from llm_jax.data.features import Transform
 from llm_jax.data.loader import Loader
 from llm_jax.data.order import shares
@@ -74,8 +78,10 @@ def build(
     normalization: Mapping[str, Any] | None = None,
     packing: str = "concatenate",
     seed: int = 0,
-    rounds: Rounds | None = None,
+    rounds: Turns | None = None,
     transform: Callable[[int], Transform | None] | None = None,
+    form: Form | None = None,
+    template: str | None = None,
     train_bytes: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Data:
@@ -85,13 +91,16 @@ def build(
         tokenizer: encodes the documents.
         seq_len: T, the length of a row.
         batch_size: B, the rows of a global batch.
-        source: a key of `SOURCES`, with its `options`; or instead
+        source: a key of `SOURCES`, or with a form of `RECORDS`, with its `options`; or instead
         mixture: [{"source": …, "options": {…}, "weight": 1.0}, …].
         normalization: the options of `text.normalize.normalize`.
         packing: a key of `PACKINGS`.
         seed: chooses the order.
-        rounds: how clients take turns in the training split, which one source then fills; None for no clients.
+        rounds: how clients take turns in the training split, or rows are sampled; one source then fills it. None: each
+            row comes once an epoch.
         transform: seed -> what the objective makes of packed rows; evaluation has a seed of its own, always the same.
+        form: what is made of the examples that the sources hold; None for text.
+        template: the chat template, for the form that needs one.
         train_bytes: put `bytes` into the training batches too; validation always has them.
         cache_dir: the cache's folder (default: `text.cache.folder()`).
 
@@ -105,28 +114,40 @@ def build(
     if rounds is not None and len(parts) > 1:
         raise UserError("data.mixture: clients come from one source; set data.source, or leave out the clients")
     pack = lookup(PACKINGS, packing, "data.packing")
-    pad_id = next((i for i in (tokenizer.pad_id, tokenizer.eos_id) if i is not None), 0)
+    around = forms.Around(tokenizer, seq_len, seed)
     fingerprints: list[str] = []
+
+    def corpora_of(part: Component, split: str, domain: int) -> list[Rows]:
+        evaluation = split == "validation"
+        found = open_shards(part, split, domain, tokenizer, normalization, cache_dir)
+        fingerprints.extend([split, *(shard.fingerprint for shard in found)])
+        whole = evaluation or rounds is not None  # every token of a client counts, too
+        if rounds is not None and not evaluation:
+            found = rounds.clients(found, opened_texts(part, split, normalization), cache_dir)
+        packed = {"seed": seed, "evaluation": whole, "pad_id": around.pad_id, "cache_dir": cache_dir}
+        return [pack(shard, seq_len, **packed) for shard in found]
+
+    def examples_of(part: Component, split: str) -> list[Rows]:
+        records = open_examples(part.source, part.options, split, normalization)
+        if form is None or records is None:
+            return []
+        fingerprints.extend([split, records.fingerprint, repr(form), template or ""])
+        evaluation = split == "validation"
+        return [forms.rows(form, records, around, template=template, evaluation=evaluation, cache_dir=cache_dir)]
 
     def loader(split: str) -> Loader | None:
         evaluation = split == "validation"
         corpora: list[Rows] = []
         weights = []
         for domain, part in enumerate(parts):
-            found = open_shards(part, split, domain, tokenizer, normalization, cache_dir)
-            fingerprints.extend([split, *(shard.fingerprint for shard in found)])
-            whole = evaluation or rounds is not None  # every token of a client counts, too
-            if rounds is not None and not evaluation:
-                found = rounds.clients(found, opened_texts(part, split, normalization), cache_dir)
-            packed = [
-                pack(shard, seq_len, seed=seed, evaluation=whole, pad_id=pad_id, cache_dir=cache_dir) for shard in found
-            ]
+            packed = examples_of(part, split) if form is not None else corpora_of(part, split, domain)
             if rounds is not None and not evaluation:
                 corpora, weights = packed, [1.0] * len(packed)
             elif packed:
                 corpora.append(join(packed))
                 weights.append(part.weight)
-        counted = tokenizer.token_bytes if evaluation or train_bytes else None
+        predicts = form is None or "targets" in form.blank(seq_len)
+        counted = tokenizer.token_bytes if predicts and (evaluation or train_bytes) else None
         turns = None if evaluation else rounds
         reshaped = None if transform is None else transform(EVALUATION if evaluation else seed)
         return Loader(corpora, weights, batch_size, seed, counted, turns, reshaped) if corpora else None
@@ -143,14 +164,19 @@ def training_texts(
     options: Mapping[str, Any] | None = None,
     mixture: Sequence[Mapping[str, Any]] | None = None,
     normalization: Mapping[str, Any] | None = None,
+    form: Form | None = None,
 ) -> tuple[Callable[[], Iterator[str]], str]:
     """Return (texts, fingerprint) of the training split, as `text.tokenizers.build` takes them.
 
     Raises:
         UserError: as `build`; also where the data are token shards, which hold no text.
     """
-    corpora = []
+    corpora: list[Texts | Examples] = []
     for domain, part in enumerate(components(source, options, mixture)):
+        if form is not None:
+            records = open_examples(part.source, part.options, "train", normalization)
+            corpora += [] if records is None else [Examples(records, form)]
+            continue
         documents = open_source(part.source, part.options, "train")
         if not isinstance(documents, Documents):
             raise UserError(
@@ -171,7 +197,8 @@ def components(
         UserError: both or neither are given, a member has an unknown key, or a weight is not a positive number.
     """
     if (source is None) == (not mixture):
-        raise UserError(f"data: give either `source` (one of: {choices(SOURCES)}) or `mixture`, a list of them")
+        known = choices({**SOURCES, **RECORDS})
+        raise UserError(f"data: give either `source` (one of: {known}) or `mixture`, a list of them")
     if source is not None:
         return [Component(source, options or {}, 1.0)]
     if options:

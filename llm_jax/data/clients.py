@@ -77,6 +77,15 @@ class Rounds:
         return [part(shard, np.flatnonzero(which == i)) for i in range(len(names))]
 
 
+class Turns(Protocol):
+    """How the rows of a training split come in turn, other than each once an epoch; see `Rounds`."""
+
+    def order(self, n: np.ndarray, batch_size: int, sizes: np.ndarray, seed: int) -> tuple[np.ndarray, ...]: ...
+    def clients(
+        self, shards: Sequence[Shard], documents: "Named | None", cache_dir: str | Path | None = None
+    ) -> list[Shard]: ...
+
+
 class Named(Protocol):
     """Documents with names; iterating anew reads anew."""
 

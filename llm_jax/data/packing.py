@@ -5,7 +5,6 @@ segments that attention does not cross (Krell et al. 2021). Both give every targ
 start token on, see `text.shards`.
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,19 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from llm_jax.core.table import UserError
+from llm_jax.data import kept
 from llm_jax.data.features import Fields, next_token
+from llm_jax.data.kept import Arrays
 from llm_jax.data.order import keys, permute
 from llm_jax.text import cache
 from llm_jax.text.shards import Shard
-
-log = logging.getLogger(__name__)
 
 PACKINGS = {
     "concatenate": "llm_jax.data.packing:concatenate",
     "contiguous": "llm_jax.data.packing:contiguous",
     "first_fit": "llm_jax.data.packing:first_fit",
 }
-ARRAYS = ("rows", "start", "length", "column")  # of a packing
 PHASE, ORDER = 1, 2  # what the random numbers are for
 
 
@@ -139,8 +137,23 @@ def first_fit(
     last token is only ever a target, so that no target belongs to another document. The packing is computed once for
     (shard, seq_len, seed) and kept in the cache; an epoch is a permutation of its rows.
     """
-    packed = _packed(shard, seq_len, seed, cache_dir)
-    count = len(packed["rows"]) - 1
+    name = cache.key("first_fit", shard.fingerprint, seq_len, seed, version=2)
+    packed = kept.arrays("packings", name, lambda: pack(*pieces(shard, seq_len), seq_len, seed), cache_dir)
+    return side_by_side(shard.tokens, packed, seq_len, pad_id)
+
+
+def side_by_side(
+    stream: np.ndarray, packed: Arrays, seq_len: int, pad_id: int = 0, taught: np.ndarray | None = None
+) -> Rows:
+    """Return the rows of a packing.
+
+    Args:
+        stream: the tokens [N] that its pieces are of.
+        packed: the pieces, see `pack`.
+        seq_len: T, the length of a row.
+        pad_id: stands where there is no piece.
+        taught: which tokens are learnt where they are targets, bool [N]; None: all.
+    """
 
     def gather(rows: np.ndarray, epochs: np.ndarray) -> Fields:
         first, last = packed["rows"][rows], packed["rows"][rows + 1]
@@ -158,14 +171,15 @@ def first_fit(
             return field.reshape(len(rows), seq_len)
 
         fields = {
-            "tokens": scatter(shard.tokens[source], pad_id),
-            "targets": scatter(shard.tokens[source + 1], pad_id),
+            "tokens": scatter(stream[source], pad_id),
+            "targets": scatter(stream[source + 1], pad_id),
             "segments": scatter(np.repeat(segment + 1, lengths)),
             "positions": scatter(column),
         }
-        return fields | {"weights": (fields["segments"] > 0).astype(np.float32)}
+        learnt = fields["segments"] > 0 if taught is None else scatter(taught[source + 1])
+        return fields | {"weights": learnt.astype(np.float32)}
 
-    return Rows(count, gather)
+    return Rows(len(packed["rows"]) - 1, gather)
 
 
 def _ramps(lengths: np.ndarray) -> np.ndarray:
@@ -173,32 +187,12 @@ def _ramps(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-def _packed(shard: Shard, seq_len: int, seed: int, cache_dir: str | Path | None) -> dict[str, np.ndarray]:
-    """Return the packing from the cache, computed first if it is not there."""
-    name = cache.key("first_fit", shard.fingerprint, seq_len, seed, version=1)
-    where = cache.folder(cache_dir) / "packings" / name
-    try:
-        return {k: np.load(where / f"{k}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray) for k in ARRAYS}
-    except (OSError, ValueError) as error:
-        if where.exists():
-            log.warning("a cached packing is damaged and will be computed again: %s", error)
-    arrays = pack(shard, seq_len, seed)
-    cache.publish(where, lambda folder: _save(folder, arrays), replace=True)
-    return arrays
-
-
-def _save(folder: Path, arrays: dict[str, np.ndarray]) -> None:
-    for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
-
-
-def pack(shard: Shard, seq_len: int, seed: int) -> dict[str, np.ndarray]:
-    """Return the packing: pieces in the order of their rows.
+def pack(start: np.ndarray, length: np.ndarray, seq_len: int, seed: int) -> dict[str, np.ndarray]:
+    """Return the packing of pieces, int64 [P] both: in the order of their rows.
 
     rows int64 [R+1]: where each row's pieces begin; start int64 [P]: index of a piece's first input token; length
     int64 [P]: its number of targets; column int64 [P]: where it stands in its row.
     """
-    start, length = pieces(shard, seq_len)
     if not len(start):
         raise UserError("the data hold no document with a token to predict")
     n = np.arange(len(start))

@@ -20,7 +20,7 @@ from llm_jax.core import keys
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Cache, Decodes, Params
 from llm_jax.decode.filters import NOTHING, Knobs, Sampling, draw, repetition, truncate
-from llm_jax.decode.prompts import ALL, Prompts, aligned, bucket, check_prompts
+from llm_jax.decode.prompts import ALL, Prompts, aligned, bucket, check_prompts, check_sources
 from llm_jax.mesh import hosts, plan
 from llm_jax.nn.stack import unroll_by_default, unstack
 
@@ -68,6 +68,7 @@ def stream(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
+    sources: Sequence[Sequence[int]] | None = None,
     settings: Sampling | None = None,
     seed: int = 0,
     num: int = 1,
@@ -81,8 +82,9 @@ def stream(
     Args:
         model: any member of `Decodes`.
         params: its parameters, or what `unstacked` made of them, which saves many calls a copy each.
-        prompts: ids, at least one each; the lengths may differ.
+        prompts: ids, at least one each; the lengths may differ. Of an encoder-decoder, what its decoder starts with.
         max_new_tokens: so many ids a row, or fewer where a stop id is drawn, which is then the last one.
+        sources: of an encoder-decoder, the ids that it reads for each prompt.
         settings: how a token is drawn; default `Sampling()`.
         seed: the same seed continues the same prompt in the same way.
         num: continuations of each prompt; they follow each other in the result.
@@ -95,12 +97,11 @@ def stream(
             number below its range.
     """
     settings = settings or Sampling()
-    _check_numbers(max_new_tokens=max_new_tokens, num=num, chunk=chunk, seed=seed)
-    if vocab_size is not None:
-        _check_numbers(vocab_size=vocab_size)
+    check_numbers(max_new_tokens=max_new_tokens, num=num, chunk=chunk, seed=seed, vocab_size=vocab_size)
     check_prompts(model, prompts, max_new_tokens)
+    check_sources(model, prompts, sources)
     slots = getattr(model, "max_positions", ALL)
-    rows = aligned([(prompt, number) for prompt in prompts for number in range(num)], slots)
+    rows = aligned(prompts, slots, sources, num)
     stops = [*([] if eos_id is None else [eos_id]), *stop_ids]
     rules = Rules(
         seed=np.uint32(seed),
@@ -110,7 +111,7 @@ def stream(
     )
     static = {"greedy": settings.greedy, "layout": layout()}
     params = unstacked(model, params)
-    with _decoding():
+    with unrolled():
         progress = _start(model, params, rows, rules, slots=min(bucket(max_new_tokens), slots), **static)
     proceed = partial(_proceed, model, params, rules=rules, **static)
     return _pieces(proceed, progress, len(prompts) * num, max_new_tokens, chunk)
@@ -124,11 +125,11 @@ def _pieces(proceed, progress: Progress, rows: int, limit: int, chunk: int) -> I
         shown, until = until, min(until + chunk, limit)
         if shown == limit or done.all():
             return
-        with _decoding():
+        with unrolled():
             progress = proceed(progress=progress, until=np.int32(until))
 
 
-def _decoding() -> AbstractContextManager[plan.Plan]:
+def unrolled() -> AbstractContextManager[plan.Plan]:
     """The active plan with deep stacks unrolled too."""
     return replace(plan.current(), unrolled=UNROLLED).active()
 
@@ -139,7 +140,7 @@ def unstacked(model: Decodes, params: Params) -> Params:
     Taking a layer out of a stack within the loop would copy all weights for every token; here they are copied once.
     """
     depth = {path.split("/")[0]: d.shape[0] for path, d in model.declarations().items() if d.axes[:1] == ("layer",)}
-    with _decoding():
+    with unrolled():
         short = {name for name, layers in depth.items() if unroll_by_default(layers)}
     return {
         name: _unstack(part) if name in short and not isinstance(part, tuple) else part for name, part in params.items()
@@ -157,7 +158,7 @@ def _start(
     rows, width = prompts.tokens.shape
     real = prompts.segments > 0
     cache = model.empty_cache(rows, width + slots)
-    outputs, cache = model.prefill(params, {"tokens": prompts.tokens, "segments": prompts.segments}, cache)
+    outputs, cache = model.prefill(params, prompts.batch, cache)
     logits = outputs.head(outputs.hidden[:, -1])
     base = jax.random.key(rules.seed)
     progress = Progress(
@@ -214,8 +215,10 @@ def layout() -> Hashable:
     return str(jnp.dtype(active.compute_dtype)), tuple(sorted(active.rules.items()))
 
 
-def _check_numbers(**numbers: int) -> None:
+def check_numbers(**numbers: int | None) -> None:
+    """Refuse what is no whole number above zero, or of a seed at least zero; None passes."""
     for name, value in numbers.items():
         least = 0 if name == "seed" else 1
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value < 2**32:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if value is not None and not (whole and least <= value < 2**32):
             raise UserError(f"sample.{name}={value!r} must be a whole number, at least {least} and below 2**32")

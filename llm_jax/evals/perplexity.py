@@ -18,11 +18,12 @@ from llm_jax.kernels.cross_entropy import chunked
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number, what it was counted over, and its standard error."""
+    """A number, what it was counted over, its standard error, and an interval where one was drawn (`bootstrap`)."""
 
     value: float
     count: float
     error: float
+    interval: tuple[float, float] | None = None
 
 
 def row_sums(model: Model, params: Params, batch: Batch) -> Array:

@@ -17,6 +17,7 @@ Json = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
 FIELDS = {
+    "bart": "llm_jax.interop.names.seq2seq.bart:FIELDS",
     "bert": "llm_jax.interop.names.encoder.bert:FIELDS",
     "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:FIELDS",
     "gemma": "llm_jax.interop.names.gemma.gemma:FIELDS",
@@ -27,6 +28,7 @@ FIELDS = {
     "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:FIELDS",
     "llama": "llm_jax.interop.names.llama:FIELDS",
     "mamba2": "llm_jax.interop.names.mamba2:FIELDS",
+    "marian": "llm_jax.interop.names.seq2seq.marian:FIELDS",
     "mistral": "llm_jax.interop.names.mistral:FIELDS",
     "mixtral": "llm_jax.interop.names.moe.mixtral:FIELDS",
     "modernbert": "llm_jax.interop.names.encoder.modernbert:FIELDS",
@@ -36,6 +38,7 @@ FIELDS = {
     "qwen3": "llm_jax.interop.names.qwen3:FIELDS",
     "qwen3_moe": "llm_jax.interop.names.moe.qwen3_moe:FIELDS",
     "roberta": "llm_jax.interop.names.encoder.roberta:FIELDS",
+    "t5": "llm_jax.interop.names.seq2seq.t5:FIELDS",
 }
 """Our family -> its map, beside its map of names."""
 
@@ -140,7 +143,8 @@ class FieldMap:
 
     model_type, architecture: what is written. entries: of all keys that matter. context: the key of the most positions
     that the model was made for; a family with learned positions has as many as its field says. parts: names of tensors
-    -> fields that say which parts a file has, where its config.json is not to be trusted with it.
+    -> fields that say which parts a file has, where its config.json is not to be trusted with it. source: whether it
+    writes one text from another, after a token that is said by decoder_start_token_id.
     """
 
     model_type: str
@@ -148,6 +152,7 @@ class FieldMap:
     entries: tuple[Entry, ...]
     context: str = "max_position_embeddings"
     parts: Callable[[Collection[str]], Fields] | None = None
+    source: bool = False
 
 
 class Described(NamedTuple):
@@ -220,6 +225,7 @@ def write(family: str, fields: Mapping[str, Any], shapes: Shapes, *, context: in
     """
     table: FieldMap = lookup(FIELDS, family, "family")
     config = {"architectures": [table.architecture], "model_type": table.model_type, table.context: context}
+    config |= {"is_encoder_decoder": True} if table.source else {}
     for entry in table.entries:
         config |= entry.write(flat(fields), shapes)
     return {**config, "dtype": dtype, "torch_dtype": dtype}

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from llm_jax.core.table import UserError, lookup
+from llm_jax.data.corrupt.rows import ends
 from llm_jax.interop import configs, safetensors, tokenizers
 from llm_jax.interop.names import NAMES, NameMap, Shape, Stream, slots, to_hf
 from llm_jax.interop.safetensors import Info
@@ -44,11 +45,18 @@ class Export:
         return self.controls() | form
 
     def controls(self) -> dict[str, Any]:
-        """Return the ids of the control tokens, in Hugging Face's words; where a text has several ends, all of them."""
+        """Return the ids of the control tokens, in Hugging Face's words; where a text has several ends, all of them.
+
+        Of a model that reads a source also the id before the first that it writes: as it was imported, or trained.
+        """
         found = {}
         for role in ("bos", "eos", "pad"):
             said, ours = self.generation.get(f"{role}_token_id"), getattr(self.tokenizer, f"{role}_id", None)
             found[f"{role}_token_id"] = said if isinstance(said, list) or self.tokenizer is None else ours
+        if lookup(configs.FIELDS, self.family, "model.name of an export").source:
+            said = self.generation.get("decoder_start_token_id")
+            first = None if self.tokenizer is None else ends(self.tokenizer).start
+            found["decoder_start_token_id"] = first if said is None else said
         return found
 
     def names(self) -> NameMap:

@@ -82,12 +82,12 @@ def directory(where: Path) -> Source:
 
 
 def _generation(where: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return generation_config.json, with the ends of a text that config.json alone says, if they are several."""
-    found = json_of(where / GENERATION, missing={})
-    ends = config.get("eos_token_id")
-    if found.get("eos_token_id") is not None or not isinstance(ends, list):
-        return found
-    return {"_from_model_config": not found, **found, "eos_token_id": ends}
+    """Return generation_config.json, with what config.json alone says: several ends of a text, a decoder's first id."""
+    found, last = json_of(where / GENERATION, missing={}), config.get("eos_token_id")
+    said = {"eos_token_id": last if isinstance(last, list) else None}
+    said["decoder_start_token_id"] = config.get("decoder_start_token_id")
+    more = {name: value for name, value in said.items() if value is not None and found.get(name) is None}
+    return {"_from_model_config": not found, **found, **more} if more else found
 
 
 def beside(where: Path) -> Tokenizer | None:

@@ -2,6 +2,7 @@
 
 MODELS = {
     "backoff": "llm_jax.models.classical.backoff:Backoff",
+    "bart": "llm_jax.models.seq2seq.bart:Bart",
     "bert": "llm_jax.models.encoder.bert:Bert",
     "deepseek_v3": "llm_jax.models.moe.deepseek_v3:DeepseekV3",
     "gan": "llm_jax.models.latent.gan:Gan",
@@ -16,6 +17,7 @@ MODELS = {
     "llama": "llm_jax.models.decoder.llama:Llama",
     "lstm": "llm_jax.models.recurrent.lstm:Lstm",
     "mamba2": "llm_jax.models.recurrent.mamba2:Mamba2",
+    "marian": "llm_jax.models.seq2seq.marian:Marian",
     "mistral": "llm_jax.models.decoder.mistral:Mistral",
     "mixtral": "llm_jax.models.moe.mixtral:Mixtral",
     "modernbert": "llm_jax.models.encoder.modernbert:ModernBert",

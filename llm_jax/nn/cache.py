@@ -96,6 +96,24 @@ class Past:
         """Count the T slots as written."""
         return replace(self, length=self.length + real.shape[1], position=self.position + real.sum(1, dtype=jnp.int32))
 
+    def take(self, rows: Int[Array, "N"]) -> "Past":
+        """Return the cache of these rows, in this order; a row may come more than once, or not at all."""
+        before, after = len(self.valid), len(rows)
+
+        def taken(part: Array) -> Array:
+            """A layer's [B,G,S,K], of which a B or G of 1 is left out."""
+            found = jnp.take(part if before > 1 else part[None], rows, axis=0)
+            return found if after > 1 else found[0]
+
+        def chosen(store: Store) -> Store:
+            return tuple(map(taken, store)) if isinstance(store, tuple) else jnp.take(store, rows, axis=1)
+
+        stores = {kept: (chosen(keys), chosen(values)) for kept, (keys, values) in self.stores.items()}
+        valid, position = (jnp.take(part, rows, axis=0) for part in (self.valid, self.position))
+        return replace(self, stores=stores, valid=valid, position=position)
+
+    reorder = take  # a cache that keeps a source too does less where rows change places with others of the same source
+
     def _seen(self, keys: Array, values: Array, slots: Array | None) -> Seen:
         valid = self.valid if slots is None else jnp.take(self.valid, jnp.maximum(slots, 0), axis=1)
         numbers = jnp.arange(valid.shape[1]) if slots is None else slots
@@ -223,6 +241,14 @@ class Recurrent:
 
         position = jnp.where(rows, 0, self.position)
         return replace(self, states=jax.tree.map(emptied, self.states), position=position)
+
+    def take(self, rows: Int[Array, "N"]) -> "Recurrent":
+        """Return the state of these rows, in this order; a row may come more than once, or not at all."""
+        axis = 0 if isinstance(self.states, tuple) else 1
+        states = jax.tree.map(lambda a: jnp.take(a, rows, axis=axis), self.states)
+        return replace(self, states=states, position=jnp.take(self.position, rows, axis=0))
+
+    reorder = take
 
     def advance(self, real: Bool[Array, "B T"]) -> "Recurrent":
         """Count T tokens as read."""

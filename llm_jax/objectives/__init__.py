@@ -3,12 +3,16 @@
 OBJECTIVES = {
     "adversarial": "llm_jax.objectives.adversarial:Adversarial",
     "causal": "llm_jax.objectives.causal:Causal",
+    "classification": "llm_jax.objectives.labelled.classification:Classification",
     "denoising": "llm_jax.objectives.denoising:Denoising",
+    "distill": "llm_jax.objectives.distill:Distill",
     "elbo": "llm_jax.objectives.elbo:Elbo",
     "masked": "llm_jax.objectives.masked:Masked",
     "prefix": "llm_jax.objectives.prefix:Prefix",
+    "regression": "llm_jax.objectives.labelled.regression:Regression",
     "seq2seq": "llm_jax.objectives.seq2seq:Seq2Seq",
     "several": "llm_jax.objectives.several:Several",
     "span": "llm_jax.objectives.span:Span",
+    "tagging": "llm_jax.objectives.labelled.tagging:Tagging",
     "ul2": "llm_jax.objectives.ul2:Ul2",
 }

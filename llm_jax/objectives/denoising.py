@@ -32,6 +32,7 @@ class Denoising:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     extra_tokens = 1  # the mask
+    extra_positions = 1  # of the id that ends a text
 
     def __post_init__(self) -> None:
         checks.fraction("objective", rate=self.rate)

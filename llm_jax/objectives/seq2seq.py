@@ -11,6 +11,8 @@ from llm_jax.objectives.conditional import check_source
 class Seq2Seq(Causal):
     """The section `objective`; batches have `source_tokens` beside `tokens` and `targets`."""
 
+    reads = ("tokens", "source_tokens")
+
     def fits(self, model: Model) -> None:
         """Refuse a model that has no encoder."""
         check_source("seq2seq", model)

@@ -28,6 +28,7 @@ class Span:
     sentinels: int = 100
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    extra_positions = 1  # of the id that ends a text
 
     def __post_init__(self) -> None:
         check_corruption(rate=self.rate, mean_span=self.mean_span, sentinels=self.sentinels)

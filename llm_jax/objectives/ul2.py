@@ -28,6 +28,7 @@ class Ul2:
     sentinels: int = 100
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    extra_positions = 2  # of the mode, and of the id that ends a text
 
     def __post_init__(self) -> None:
         checks.positive("objective", sentinels=self.sentinels)

@@ -90,7 +90,7 @@ def of(config: Config, topology: Topology) -> Workload:
     keys = [d for p, d in declared.items() if p.endswith("/key")]
     ups = [d for p, d in declared.items() if p.endswith("/up")]
     hidden = [d.shape[-1] * (d.share * d.shape[1] if "expert" in d.axes else 1) for d in ups]
-    packed = parts.data.packing == "first_fit"
+    packed = parts.data.packing == "first_fit" or parts.data.form is not None
     chosen = [d for d in ups if "expert" in d.axes]
     experts = [d for d in declared.values() if "expert" in d.axes and "embed" in d.axes and d.share < 1]
     return Workload(

@@ -8,32 +8,33 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from llm_jax.adapt import ADAPTERS
-from llm_jax.adapt.adapted import Adapted, adapted
-from llm_jax.adapt.pack import Packing
+from llm_jax.adapt.adapted import Adapted
+from llm_jax.adapt.headed import Headed
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Declaration, Decodes, Learner, Model, Objective, Samples, State
+from llm_jax.core.types import Batch, Declaration, Decodes, Learner, Model, Objective, Samples, State
 from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
 from llm_jax.data.features import Transform
-from llm_jax.learn import LEARNERS, OUTER
-from llm_jax.learn.ema import ema
+from llm_jax.data.poisson import Poisson
+from llm_jax.evals.suites import open_suites
+from llm_jax.learn.accountant import Accountant
 from llm_jax.learn.gradient import learnt
-from llm_jax.learn.local import federated, local
 from llm_jax.mesh import fit
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.plan import Plan
-from llm_jax.models import MODELS
-from llm_jax.objectives import OBJECTIVES
 from llm_jax.optim.transform import alike, schedule, transformation
 from llm_jax.run import sections
-from llm_jax.run.checks import batch, stages, tokens
+from llm_jax.run.checks import batch, examples, stages, tokens
 from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
+from llm_jax.run.parts import learning
+from llm_jax.run.parts.compression import Prune
+from llm_jax.run.parts.models import ANY_VOCABULARY, form, model, objective
+from llm_jax.run.parts.privacy import accountant
 from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
@@ -41,7 +42,6 @@ from llm_jax.text.normalize import normalize
 from llm_jax.text.options import check as check_options
 
 ANY_EPOCH = 1 << 40
-ANY_VOCABULARY = 256  # stands in for a size that is not known yet, so that all else can be checked before any work
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,9 @@ class Sections:
     export: sections.Export
     local: sections.Local
     adapt: sections.Adapt
+    compress: sections.Compress
+    prune: sections.Prune
+    private: sections.Private
 
 
 @dataclass(frozen=True)
@@ -77,15 +80,25 @@ class Run:
     duration: Duration
     steps: int | None
     state_shardings: Any
+    template: str | None = None
+    accountant: Accountant | None = None
+    lesson: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a batch before the step
 
     @property
     def tokens_per_step(self) -> int:
         """Tokens of one batch over all hosts."""
         return self.sections.data.batch_size * self.sections.data.seq_len
 
+    def spent(self, step: int) -> dict[str, float]:
+        """What a private run has promised up to a step: epsilon."""
+        return {} if self.accountant is None else {"epsilon": self.accountant.epsilon(step)}
+
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
         model, length = self.model, self.sections.data.seq_len
+        if isinstance(model, Headed):  # its scores are those of labels: no token is predicted
+            kept = {p: d for p, d in model.declarations().items() if "vocab" not in d.axes}
+            return flops.per_token(kept, length, causal=causal)
         if not isinstance(model, Adapted):
             return flops.per_token(model.declarations(), length, causal=causal)
         declared = model.base.declarations()
@@ -99,6 +112,12 @@ def check(config: Config) -> tuple[Sections, Plan]:
         UserError: the first thing that is wrong.
     """
     values, parts = config.values, parts_of(config)
+    parts.compress.refuse()
+    examples.check(parts.data, objective(config), values["objective"]["name"])
+    if parts.export.every and hasattr(objective(config), "head"):
+        raise UserError(
+            f"export.every={parts.export.every}: no format has the head of a model that learns labels; set 0"
+        )
     built = model(config, vocab_size=ANY_VOCABULARY)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
@@ -110,13 +129,18 @@ def check(config: Config) -> tuple[Sections, Plan]:
     fit.check(plan, declared, [rows, *judged])
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
+    open_suites(parts.eval.suites, "eval.suites")
     writer = built.base if isinstance(built, Adapted) else built
     if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
-    positions = getattr(built, "max_positions", parts.data.seq_len)
-    if positions < parts.data.seq_len:
-        raise UserError(f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}; leave it out")
+    longest = _longest(config)
+    positions, more = getattr(built, "max_positions", longest), longest - parts.data.seq_len
+    if positions < longest:
+        beside = f" and the {more} of objective.name={values['objective']['name']!r}" if more else ""
+        raise UserError(
+            f"model.max_positions={positions} is below data.seq_len={parts.data.seq_len}{beside}; leave it out"
+        )
     transform, _ = optimizer(config, num_steps(parts, durations.parse(parts.train.duration), ANY_EPOCH))
     whole = tree.unflatten({p: abstract(d) for p, d in declared.items()})
     jax.eval_shape(transform.init, learnt(built, whole))
@@ -152,36 +176,6 @@ def num_steps(parts: Sections, duration: Duration, examples_per_epoch: int) -> i
     )
 
 
-def model(config: Config, *, vocab_size: int) -> Model:
-    """Return the model of a configuration; what it leaves open derives from the data and the objective.
-
-    vocab_size: ids of the tokenizer; those that the objective adds come after them.
-    """
-    values = dict(config.values["model"])
-    cls = lookup(MODELS, values.pop("name"), "model.name")
-    if values.get("vocab_size") is None:
-        values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
-    if values.get("max_positions", 0) is None:
-        values["max_positions"] = config.values["data"]["seq_len"]
-    return adaptation(config, construct(cls, values))
-
-
-def adaptation(config: Config, plain: Model) -> Model:
-    """Return a model with the adapter of a configuration, which may have none."""
-    section: sections.Adapt = construct(sections.Adapt, config.values["adapt"])
-    if section.name == "none":
-        return plain
-    kind = lookup(ADAPTERS, section.name, "adapt.name")(section.rank, section.alpha, section.dropout)
-    packing = None if section.pack is None else Packing(section.pack, section.pack_group)
-    return adapted(plain, kind, section.patterns, packing)
-
-
-def objective(config: Config) -> Objective:
-    """Return the objective of a configuration."""
-    values = dict(config.values["objective"])
-    return construct(lookup(OBJECTIVES, values.pop("name"), "objective.name"), values)
-
-
 def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], Any]]:
     """Return the optax transformation and the schedule of a configuration."""
     values = dict(config.values["optimizer"])
@@ -190,7 +184,8 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
     if values["layer_decay"] is not None:
         built = model(config, vocab_size=ANY_VOCABULARY)
         values["stacks"] = built.stacks() if hasattr(built, "stacks") else None
-    return transformation(values.pop("name"), rate, **values), rate
+    section: Prune = construct(Prune, config.values["prune"])
+    return section.around(transformation(values.pop("name"), rate, **values), config.values, steps), rate
 
 
 def tokenizer(parts: Sections) -> Tokenizer:
@@ -200,18 +195,19 @@ def tokenizer(parts: Sections) -> Tokenizer:
     where: dict[str, Any] = {"source": parts.data.source, "options": parts.data.options, "mixture": parts.data.mixture}
     if not lookup(tokenizers.TOKENIZERS, name, "data.tokenizer.name").trains:
         return tokenizers.build(name, options)
-    texts, fingerprint = training_texts(**where, normalization=parts.data.normalization)
+    texts, fingerprint = training_texts(**where, normalization=parts.data.normalization, form=form(parts.data.form))
     return tokenizers.build(name, options, texts, fingerprint)
 
 
-def batches(config: Config, parts: Sections, words: Tokenizer) -> Data:
-    """Return the loaders of a configuration."""
+def batches(config: Config, parts: Sections, words: Tokenizer, template: str | None = None) -> Data:
+    """Return the loaders of a configuration; the chat template is for a form that needs one."""
     d, w, seed = parts.data, parts.local, config.values["seed"]
     rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
+    turns = rounds if d.poisson is None else Poisson(d.poisson)
     return build_data(
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=rounds,
-        transform=reshaping(config, words),
+        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=turns,
+        transform=reshaping(config, words), form=form(d.form), template=template,
     )  # fmt: skip
 
 
@@ -221,12 +217,13 @@ def reshaping(config: Config, words: Tokenizer) -> Callable[[int], Transform | N
     return transform and partial(transform, words, config.values["data"]["seq_len"])
 
 
-def build(config: Config, *, words: Tokenizer | None = None) -> Run:
+def build(config: Config, *, words: Tokenizer | None = None, template: str | None = None) -> Run:
     """Return the run of a configuration.
 
     Args:
         config: resolved.
         words: the tokenizer of a workdir that is resumed; by default it is made.
+        template: the chat template, for a form that needs one and for the run's own conversations.
 
     Raises:
         UserError: whatever is wrong with the configuration or the data.
@@ -234,37 +231,24 @@ def build(config: Config, *, words: Tokenizer | None = None) -> Run:
     parts, plan = check(config)
     words = words or tokenizer(parts)
     check_vocabulary(config.values["model"].get("vocab_size"), words)
-    loaders = batches(config, parts, words)
+    loaders = batches(config, parts, words, template)
+    if parts.eval.suites and loaders.validation is None:
+        raise UserError("eval.suites are asked where held-out text is judged, and these data hold nothing out")
     duration = durations.parse(parts.train.duration)
     steps = num_steps(parts, duration, loaders.train.examples_per_epoch)
     built = model(config, vocab_size=words.vocab_size)
     transform, rate = optimizer(config, steps)
     taught = learner(config, parts, built, transform)
+    counted = accountant(parts.private, parts.train, parts.data, loaders.train.examples_per_epoch, steps)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught),
+        shardings(plan, built.declarations(), taught), template, counted,
     )  # fmt: skip
 
 
 def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
     """Return the learner of a configuration."""
-    make = lookup(LEARNERS, parts.train.learner, "train.learner")
-    sizes = {"microbatches": parts.train.microbatches, "batch_size": parts.data.batch_size}
-    taught: Learner = make(built, objective(config), transform, **sizes)
-    if parts.local.name != "none":
-        taught = _apart(taught, parts.local, clients=parts.data.federated)
-    return taught if parts.train.ema is None else ema(taught, parts.train.ema)
-
-
-def _apart(taught: Learner, section: sections.Local, *, clients: bool) -> Learner:
-    given = {"learning_rate": section.learning_rate, "momentum": section.momentum}
-    outer = lookup(OUTER, section.name, "local.name")(**{k: v for k, v in given.items() if v is not None})
-    if clients:
-        return federated(taught, section.workers, section.every, outer)
-    return local(
-        taught, section.workers, section.every, outer,
-        fragments=section.fragments, overlap=section.overlap, mixing=section.kept,
-    )  # fmt: skip
+    return learning.learner(parts, objective(config), built, transform)
 
 
 def check_vocabulary(size: int | None, words: Tokenizer) -> None:

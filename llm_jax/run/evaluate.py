@@ -1,24 +1,32 @@
 """Evaluation and samples of a run, during training and from a workdir."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from llm_jax.adapt.adapted import merged
-from llm_jax.core.types import Adversaries, Model, Params
+from llm_jax.core.types import Adversaries, Model, Objective, Params
 from llm_jax.data.loader import Loader
-from llm_jax.evals import adversarial
+from llm_jax.decode.beam import Beams
+from llm_jax.decode.sample import unstacked
+from llm_jax.evals import adversarial, generation, labelled
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.generate import continuations
+from llm_jax.run.generate import continuations, decoding, ended
+from llm_jax.run.judge import suites
+from llm_jax.run.writers import Metrics
 from llm_jax.store.workdir import Workdir
+from llm_jax.text.base import Tokenizer
 
 LIKELIHOOD = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
 PLAYERS = {"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"}
+BARE = ("perplexity", "fooled", "accuracy", "precision", "recall", "f1", "pearson", "spearman")  # have no unit
+LABELS = {"classification": labelled.texts, "tagging": labelled.tokens}
 
 
 @dataclass(frozen=True)
@@ -26,16 +34,27 @@ class Judge:
     """How a kind of model is judged.
 
     sums: compiled, (params, batch) -> sums of each row. merge: (batch -> sums, batches) -> estimates. over: what the
-    count of each estimate is of; what is in nats is in nats of these.
+    count of each estimate is of; what is in nats is in nats of these. table: estimates -> a report of several lines, of
+    what is judged by classes.
     """
 
     sums: Callable[..., Any]
     merge: Callable[..., dict[str, Estimate]] = perplexity
     over: Mapping[str, str] = field(default_factory=lambda: LIKELIHOOD)
+    table: Callable[[Mapping[str, Estimate]], str] | None = None
 
 
-def evaluator(model: Model) -> Judge:
-    """Return how a model is judged: by the likelihood, or of two players by what each loses."""
+def evaluator(model: Model, objective: Objective) -> Judge:
+    """Return how a model is judged: by the likelihood, by labels that it learnt, or of two players by their losses."""
+    judged = getattr(objective, "judged", None)
+    if judged == "regression":
+        over = dict.fromkeys(("loss", "pearson", "spearman"), "texts")
+        return Judge(jax.jit(partial(labelled.numbers, model)), labelled.regression, over)
+    if judged is not None:
+        labels: tuple[str, ...] = model.labels  # type: ignore[attr-defined]  # such an objective gives it a head
+        over = dict.fromkeys(("loss", "accuracy", *labelled.KINDS), "tokens" if judged == "tagging" else "texts")
+        sums, merge = jax.jit(partial(LABELS[judged], model)), partial(labelled.classes, labels)
+        return Judge(sums, merge, over, partial(labelled.table, labels=labels))
     if isinstance(model, Adversaries):
         return Judge(jax.jit(partial(adversarial.row_sums, model)), adversarial.losses, PLAYERS)
     return Judge(jax.jit(lambda params, batch: row_sums(model, params, batch)))
@@ -47,16 +66,97 @@ def held_out(judge: Judge, params: Params, loader: Loader, rows: int, limit: int
     return judge.merge(lambda batch: hosts.whole(judge.sums(params, hosts.to_devices(batch, rows))), batches)
 
 
-def told(model: Model, found: dict[str, Estimate]) -> str:
-    """Return the estimates of a model as one line."""
-    units, over = {"perplexity": "", "fooled": "", "bits_per_byte": "bits/byte"}, evaluator(model).over
+class Written(NamedTuple):
+    """A text that a model wrote from a source, and the one that stands there."""
 
-    def unit(name: str) -> str:
-        return units.get(name, f"nats/{over[name].removesuffix('s')}")
+    source: str
+    text: str
+    reference: str
 
-    return "  ".join(
-        f"{n.replace('_', ' ')} {e.value:.4f} ± {e.error:.4f} {unit(n)}".rstrip() for n, e in found.items()
-    )
+
+def written(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    loader: Loader,
+    rows: int,
+    *,
+    beams: Beams | None = None,
+    tokens: int | None = None,
+    stops: Sequence[int] = (),
+    limit: int | None = None,
+) -> Iterator[Written]:
+    """Yield what a model writes for each pair of a loader's rows, `rows` at a time, over at most `limit` batches.
+
+    Texts have at most `tokens` tokens, by default as many as a row. The references are the rows' own, cut where these
+    are.
+
+    Raises:
+        UserError: the model writes no texts, or the rows are no pairs.
+    """
+    writer = decoding(model)
+    params = unstacked(writer, params)
+    for batch in loader.once(rows, limit=limit):
+        pairs = list(generation.pairs(batch))
+        most = tokens or batch["targets"].shape[1]
+        made = generation.written(
+            writer, params, pairs, max_new_tokens=most, beams=beams, stop_ids=stops, vocab_size=tokenizer.vocab_size
+        )
+        for pair, ids in zip(pairs, made, strict=True):
+            read = pair.prompt if pair.source is None else pair.source
+            source = tokenizer.decode(i for i in read if i < tokenizer.vocab_size)
+            yield Written(source, *(tokenizer.decode(ended(part, tokenizer)) for part in (ids, pair.reference)))
+
+
+def told(judge: Judge, found: Mapping[str, Estimate]) -> str:
+    """Return estimates as one line; those of single classes are told by the table."""
+
+    def one(name: str, e: Estimate) -> str:
+        unit = "" if name in BARE or "pearson" in found else f" nats/{judge.over[name].removesuffix('s')}"
+        unit = " bits/byte" if name == "bits_per_byte" else unit
+        error = f" ± {e.error:.4f}" if math.isfinite(e.error) else ""
+        return f"{name.replace('_', ' ')} {e.value:.4f}{error}{unit}"
+
+    return "  ".join(one(name, e) for name, e in found.items() if "/" not in name)
+
+
+def values(found: Mapping[str, Estimate]) -> dict[str, float]:
+    """Return estimates as a row of the metrics: their values, and what errors there are."""
+    errors = {f"{name}_error": e.error for name, e in found.items() if math.isfinite(e.error)}
+    return {name: e.value for name, e in found.items()} | errors
+
+
+def due(run: Run, step: int) -> bool:
+    """Whether held-out data are judged after a step: every so many steps, or where so many epochs end."""
+    every, epochs = run.sections.eval.every, run.sections.eval.epochs
+    ends = epochs and epochs_at(run, step) // epochs > epochs_at(run, step - 1) // epochs
+    return bool(ends or (every and step % every == 0))
+
+
+def epochs_at(run: Run, step: int) -> float:
+    """Return how often a run has seen its training split after a step."""
+    return step * run.sections.data.batch_size / run.data.train.examples_per_epoch
+
+
+def reported(run: Run, judge: Judge, step: int, found: Mapping[str, Estimate]) -> str:
+    """Return what is said of the estimates after a step: a line, and a table where classes are judged."""
+    when = f"epoch {epochs_at(run, step):.4g}, step {step}" if run.sections.eval.epochs else f"step {step}"
+    line = f"{when}  held-out {told(judge, found)}"
+    return line if judge.table is None else f"{line}\n\n{judge.table(found)}\n"
+
+
+def beside(
+    run: Run,
+    workdir: Workdir,
+    step: int,
+    params: Params,
+    limit: int | None,
+    metrics: Metrics,
+    say: Callable[[str], None],
+) -> None:
+    """Ask the suites of a run, and continue its prompts."""
+    suites.during(run, step, params, limit, metrics, say)
+    write_samples(run, workdir, step, params, say)
 
 
 def write_samples(run: Run, workdir: Workdir, step: int, params: Params, say: Callable[[str], None]) -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import jax
 import numpy as np
 
 from llm_jax.core import keys
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Decodes, Latent, Model, Params, Samples
+from llm_jax.core.types import Conditional, Decodes, Latent, Model, Params, Samples
+from llm_jax.data.corrupt.rows import ends
+from llm_jax.decode.beam import search
 from llm_jax.decode.sample import generate, stream
 from llm_jax.run.sections import Sample
 from llm_jax.text import chat
@@ -30,6 +33,30 @@ def encoded(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
     if not all(rows):
         raise UserError("the prompt is empty, and this tokenizer has no id that starts a text; give --prompt=TEXT")
     return rows
+
+
+def asked(model: Model, tokenizer: Tokenizer, prompts: Sequence[str], starts: Sequence[int] = ()) -> dict[str, Any]:
+    """Return what `decode` reads of prompts: `prompts`, or of an encoder-decoder `sources` and how its decoder starts.
+
+    A source stands between the ids that its tokenizer puts around a text, by default before the one that ends texts.
+
+    Args:
+        model: a member of `Decodes`.
+        tokenizer: its tokenizer.
+        prompts: texts.
+        starts: what a decoder of an encoder-decoder starts with; default what its data start with, `rows.ends`.
+
+    Raises:
+        UserError: a prompt is empty, and it is a source, or the tokenizer has no id between texts.
+    """
+    if not isinstance(model, Conditional):
+        return {"prompts": encoded(tokenizer, prompts), "sources": None}
+    around, (before, after) = ends(tokenizer), tokenizer.frame
+    after = after or (() if around.end is None else (around.end,))
+    if not all(prompts):
+        raise UserError("the prompt is empty, and it is what this model writes from; give --prompt=TEXT")
+    sources = [[*before, *ids.tolist(), *after] for ids in tokenizer.encode_batch(prompts)]
+    return {"prompts": [list(starts) or [around.start]] * len(prompts), "sources": sources}
 
 
 def decoding(model: Model) -> Decodes:
@@ -74,7 +101,7 @@ def between(
     share = np.linspace(0.0, 1.0, steps, dtype=np.float32)[:, None]
     z = (1 - share) * mean[0] + share * mean[1]
     made = jax.jit(model.write, static_argnums=4)(params, z, None, np.full(steps, start, np.int32), tokens)
-    return [tokenizer.decode(_ended(row, tokenizer)) for row in np.asarray(made).tolist()]
+    return [tokenizer.decode(ended(row, tokenizer)) for row in np.asarray(made).tolist()]
 
 
 def _end(tokenizer: Tokenizer) -> int:
@@ -83,26 +110,59 @@ def _end(tokenizer: Tokenizer) -> int:
 
 
 def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sample, *, seed: int) -> list[str]:
-    """Return each of the section's prompts with its continuation; or a whole text for each, of a model that draws them.
+    """Return each of the section's prompts with its continuation, or with what an encoder-decoder writes from it.
+
+    Of a model that draws whole texts, one for each prompt.
 
     Raises:
-        UserError: the model does neither, or draws whole texts and a prompt is not empty.
+        UserError: the model makes no texts, or draws whole ones and a prompt is not empty.
     """
     if isinstance(model, Samples):
+        if sample.beams is not None:
+            raise UserError("this model draws whole texts; leave out sample.beams")
         if any(sample.prompts):
             raise UserError("this model draws whole texts; give an empty prompt for each")
         start = np.full(len(sample.prompts), _end(tokenizer), np.int32)
         drawn = jax.jit(model.sample, static_argnums=3)
         made = drawn(params, keys.fold(jax.random.key(seed), "sample"), start, sample.tokens)
-        return [tokenizer.decode(_ended(row, tokenizer)) for row in np.asarray(made).tolist()]
-    rows = generate(
-        decoding(model), params, encoded(tokenizer, sample.prompts), max_new_tokens=sample.tokens,
-        settings=sample.settings(), seed=seed, eos_id=tokenizer.eos_id, vocab_size=tokenizer.vocab_size,
+        return [tokenizer.decode(ended(row, tokenizer)) for row in np.asarray(made).tolist()]
+    stops = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    if sample.beams is not None:
+        texts = [best[0] for best in searched(model, params, tokenizer, sample.prompts, sample, stops=stops)]
+    else:
+        rows = generate(
+            decoding(model), params, **asked(model, tokenizer, sample.prompts), max_new_tokens=sample.tokens,
+            settings=sample.settings(), seed=seed, stop_ids=stops, vocab_size=tokenizer.vocab_size,
+        )  # fmt: skip
+        texts = [tokenizer.decode(row) for row in rows]
+    between = "\n=> " if isinstance(model, Conditional) else ""
+    return [prompt + between + text for prompt, text in zip(sample.prompts, texts, strict=True)]
+
+
+def searched(
+    model: Model,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sample: Sample,
+    *,
+    stops: Sequence[int],
+    num: int = 1,
+    starts: Sequence[int] = (),
+) -> list[list[str]]:
+    """Return the best `num` texts after each prompt, or written from it, that the section's beams find.
+
+    Raises:
+        UserError: as `decode.beam.search`.
+    """
+    found = search(
+        decoding(model), params, **asked(model, tokenizer, prompts, starts), max_new_tokens=sample.tokens,
+        beams=sample.searching(), num=num, stop_ids=stops, vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
-    return [prompt + tokenizer.decode(row) for prompt, row in zip(sample.prompts, rows, strict=True)]
+    return [[tokenizer.decode(i for i in text.ids if i not in stops) for text in texts] for texts in found]
 
 
-def _ended(row: list[int], tokenizer: Tokenizer) -> list[int]:
+def ended(row: list[int], tokenizer: Tokenizer) -> list[int]:
     """The ids before the end of a text, without those that an objective adds to the tokenizer's."""
     end = row.index(tokenizer.eos_id) if tokenizer.eos_id in row else len(row)
     return [i for i in row[:end] if i < tokenizer.vocab_size]
@@ -118,12 +178,16 @@ def pieces(
     seed: int,
     num: int,
     stops: Sequence[int],
+    starts: Sequence[int] = (),
 ) -> Iterator[tuple[int, str]]:
-    """Yield (number of the sample, next piece of its text) as the text is made; `stops` end it, and are no part."""
+    """Yield (number of the sample, next piece of its text) as the text is made; `stops` end it, and are no part.
+
+    starts: what a decoder of an encoder-decoder starts with, see `asked`.
+    """
     decoders = [decoder(tokenizer) for _ in range(num)]
     made = stream(
-        decoding(model), params, encoded(tokenizer, [prompt]), max_new_tokens=sample.tokens, settings=sample.settings(),
-        seed=seed, num=num, stop_ids=stops, vocab_size=tokenizer.vocab_size,
+        decoding(model), params, **asked(model, tokenizer, [prompt], starts), max_new_tokens=sample.tokens,
+        settings=sample.settings(), seed=seed, num=num, stop_ids=stops, vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
     for step in made:
         for number, ids in enumerate(step):

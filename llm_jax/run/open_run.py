@@ -11,7 +11,7 @@ from ml_collections import FrozenConfigDict
 from llm_jax.adapt.adapted import Adapted
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Model, Params
+from llm_jax.core.types import Model, Objective, Params
 from llm_jax.learn.counting import ready
 from llm_jax.mesh import plan as plans
 from llm_jax.run import build
@@ -51,15 +51,40 @@ class OpenRun:
         return tokenizers.load(self.workdir.tokenizer)
 
     @property
+    def template(self) -> str | None:
+        """How conversations are written, in jinja2's language; None where the workdir does not say."""
+        return self.workdir.template.read_text() if self.workdir.template.exists() else None
+
+    @property
+    def context(self) -> int | None:
+        """How many positions the model was made for, where the workdir says."""
+        about = read_json(self.workdir.run) if self.workdir.run.exists() else {}
+        found = about.get("imported", {}).get("context", about.get("context"))
+        return found if isinstance(found, int) else None
+
+    @property
     def stops(self) -> list[int]:
         """The ids that end a text: those of generation_config.json, of which there may be several, and the tokenizer's.
 
         Raises:
             UserError: the workdir has no tokenizer.
         """
-        named = read_json(self.workdir.generation).get("eos_token_id") if self.workdir.generation.exists() else None
+        named = self._generation.get("eos_token_id")
         listed = [*(named if isinstance(named, list) else [named]), self.tokenizer.eos_id]
         return sorted({i for i in listed if isinstance(i, int) and not isinstance(i, bool)})
+
+    @property
+    def starts(self) -> list[int]:
+        """What the decoder of an encoder-decoder starts with by generation_config.json; [] where that does not say.
+
+        That is `decoder_start_token_id`, and the first token where `forced_bos_token_id` makes it always the same.
+        """
+        listed = [self._generation.get(name) for name in ("decoder_start_token_id", "forced_bos_token_id")]
+        return [i for i in listed if isinstance(i, int) and not isinstance(i, bool)] if listed[0] is not None else []
+
+    @property
+    def _generation(self) -> dict[str, Any]:
+        return read_json(self.workdir.generation) if self.workdir.generation.exists() else {}
 
     @cached_property
     def model(self) -> Model:
@@ -71,6 +96,11 @@ class OpenRun:
         """The model as it was trained: with its adapter, where it has one."""
         size = self.resolved.values["model"].get("vocab_size") or self.tokenizer.vocab_size
         return build.model(self.resolved, vocab_size=size)
+
+    @property
+    def objective(self) -> Objective:
+        """What the model was trained for."""
+        return build.objective(self.resolved)
 
     @property
     def metrics(self) -> "pandas.DataFrame":

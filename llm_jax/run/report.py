@@ -3,8 +3,9 @@
 import math
 
 from llm_jax.adapt.adapted import Adapted
+from llm_jax.learn.accountant import Accountant
 from llm_jax.run.build import Run
-from llm_jax.run.evaluate import told
+from llm_jax.run.evaluate import evaluator, told
 from llm_jax.run.train import Outcome
 from llm_jax.store.workdir import Workdir
 
@@ -30,11 +31,35 @@ def opening(run: Run, workdir: Workdir, resumed: bool) -> str:
     return f"{verb} {name}, {count}, {run.duration} of {rows} x {length} tokens, in {workdir.path}"
 
 
+def promise(run: Run, counted: Accountant, step: int) -> str:
+    """Return what a private run promises, of what, and what it does not cover."""
+    words = "" if run.tokenizer.kind == "bytes" else "; the tokenizer was trained on the text, and is not covered"
+    return (
+        f"private: epsilon {counted.epsilon(step):.3f} at delta {counted.delta:g}, for one row of "
+        f"{run.sections.data.seq_len} tokens more or less, after {step} steps with noise {counted.noise:g} on Poisson "
+        f"samples of 1 row in {1 / counted.rate:.0f}. Statistics in the log are not covered{words}"
+    )
+
+
+def following(run: Run) -> str:
+    """Return the verb, and its flags, that shows what a run has learnt."""
+    if hasattr(run.objective, "head"):
+        return 'classify --workdir={} --text="…"'
+    if run.template is not None:
+        return "chat --workdir={}"
+    return (
+        'sample --workdir={} --prompt="My fellow citizens"'
+        if run.sections.data.form is None
+        else "evaluate --workdir={}"
+    )
+
+
 def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
     """Return the lines that a run ends with: what was measured beside what was expected, and what to try next."""
-    if not outcome.evaluation:
+    if outcome.step == outcome.began:
         return f"step {outcome.step}: already finished; nothing to do in {workdir.path}"
-    lines = [f"finished at step {outcome.step}: {told(run.model, outcome.evaluation)}"]
+    judged = told(evaluator(run.model, run.objective), outcome.evaluation) or "nothing is held out to judge it by"
+    lines = [f"finished at step {outcome.step}: {judged}"]
     expected, measured = run.sections.eval.expected, outcome.evaluation.get("bits_per_byte")
     if expected.bits_per_byte is not None and measured is not None:
         gap = measured.value - expected.bits_per_byte
@@ -43,6 +68,7 @@ def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
             f"held-out bits per byte: expected {expected.bits_per_byte:.3f} ± {expected.tolerance:.3f}, "
             f"measured {measured.value:.3f}: {verdict}"
         )
-    where = workdir.path
-    lines.append(f'next: python -m llm_jax sample --workdir={where} --prompt="My fellow citizens"')
+    if run.accountant is not None:
+        lines.append(promise(run, run.accountant, outcome.step))
+    lines.append(f"next: python -m llm_jax {following(run).format(workdir.path)}")
     return "\n".join(lines)

@@ -21,7 +21,8 @@ from llm_jax.core.types import State
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.config import Config, differences, resolve
-from llm_jax.run.exchange.started import begun_from
+from llm_jax.run.exchange.started import begun_from, inherit
+from llm_jax.run.open_run import open_run
 from llm_jax.store import commit, files
 from llm_jax.store.checkpoint import Checkpoints
 from llm_jax.store.files import read_json, write_json
@@ -63,9 +64,11 @@ def check_config(workdir: Workdir, config: Config, *, allow_change: bool = False
     """
     if not workdir.config.exists() or not commit.steps(workdir.checkpoints):
         return False
-    if workdir.run.exists() and "imported" in read_json(workdir.run):
+    about = read_json(workdir.run) if workdir.run.exists() else {}
+    made = next((how for how in ("imported", "compressed") if how in about), None)
+    if made is not None:
         raise UserError(
-            f"workdir={os.fspath(workdir.path)!r} holds an imported model, which is not trained in its place; "
+            f"workdir={os.fspath(workdir.path)!r} holds a model that was {made}, which is not trained in its place; "
             f"name a new --workdir, and start from this one with --config.init_from={os.fspath(workdir.path)}"
         )
     old = resolve(read_json(workdir.config)).values  # whole, whatever keys have been added since
@@ -109,6 +112,7 @@ def start(run: Run, workdir: Workdir, *, resumed: bool) -> None:
     if not resumed:
         write_json(workdir.run, description(run))
         run.tokenizer.save(workdir.tokenizer)
+        inherit(workdir, run.config.values["init_from"], run.template)
     append_event(workdir, "resumed" if resumed else "started", command=sys.argv[1:], pid=os.getpid())
 
 
@@ -126,6 +130,7 @@ def description(run: Run) -> dict[str, Any]:
         "data": run.data.fingerprint,
         "tokenizer": run.tokenizer.fingerprint,
         "started": time.time(),
+        "context": open_run(source).context if (source := run.config.values["init_from"]) else None,
     }
 
 

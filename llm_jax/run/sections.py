@@ -10,9 +10,13 @@ from typing import Any
 from llm_jax.adapt import ADAPTERS
 from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError, choices, lookup
+from llm_jax.decode.beam import Beams
 from llm_jax.decode.filters import Sampling
+from llm_jax.evals.suites import check_names
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.mesh.plan import AXES
+from llm_jax.run.parts.compression import Compress, Prune
+from llm_jax.run.parts.privacy import Private
 from llm_jax.run.targets import Launch
 
 
@@ -25,6 +29,8 @@ class Data:
     packing: a key of data.PACKINGS. batch_size: rows of a step over all hosts. seq_len: tokens of a row.
     clients: for rounds of federated learning, so many clients, by the hash of each document; or client_pattern: a
     regular expression, which matches the client's name in a document's. None: no clients.
+    poisson: rows of a batch on average, each row being in it or not by a draw of its own; None: each once an epoch.
+    form: what is made of examples, {"name": a key of data.examples.FORMS, and its options}; None for text.
     """
 
     source: str | None = None
@@ -37,10 +43,14 @@ class Data:
     seq_len: int = 256
     clients: int | None = None
     client_pattern: str | None = None
+    poisson: float | None = None
+    form: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         checks.positive("data", batch_size=self.batch_size, seq_len=self.seq_len)
-        checks.positive("data", clients=self.clients)
+        checks.positive("data", clients=self.clients, poisson=self.poisson)
+        if self.poisson is not None and (self.federated or self.packing == "contiguous" or self.mixture):
+            raise UserError("data.poisson samples rows of one source; leave out clients, mixture, contiguous packing")
         if self.clients is not None and self.client_pattern is not None:
             raise UserError("data.clients and data.client_pattern are two ways to find the clients; give one")
         if (self.source is None) == (self.mixture is None):
@@ -86,15 +96,22 @@ class Expected:
 
 @dataclass(frozen=True)
 class Eval:
-    """Held-out evaluation: every so many steps (0: only at the end), on at most `batches` batches while training."""
+    """Held-out evaluation: on at most `batches` batches while training, on all at the end.
+
+    every: so many steps; epochs: or so many epochs; both 0: only at the end. suites: what else is asked then, keys of
+    evals.suites.SUITES, each with its argument: ["choices:quiz.jsonl"].
+    """
 
     every: int = 0
+    epochs: int = 0
     batches: int | None = 16
     batch_size: int | None = None
+    suites: list[str] = field(default_factory=list)
     expected: Expected = field(default_factory=Expected)
 
     def __post_init__(self) -> None:
-        checks.non_negative("eval", every=self.every)
+        check_names(self.suites, "eval.suites")
+        checks.non_negative("eval", every=self.every, epochs=self.epochs)
         checks.positive("eval", batches=self.batches, batch_size=self.batch_size)
 
 
@@ -180,9 +197,11 @@ class Log:
 
 @dataclass(frozen=True)
 class Sample:
-    """Texts continued at each evaluation and written to samples/: which, by how many tokens, drawn how.
+    """Texts continued at each evaluation and written to samples/: which, by how many tokens, drawn or searched how.
 
-    The last five are those of `decode.filters.Sampling`.
+    prompts: of an encoder-decoder, the texts that it writes from. temperature to repetition_penalty: those of
+    `decode.filters.Sampling`. beams, length_penalty, stopping: those of `decode.beam.Beams`, which draw nothing; beams
+    None: texts are drawn.
     """
 
     prompts: list[str] = field(default_factory=list)
@@ -192,14 +211,41 @@ class Sample:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    beams: int | None = None
+    length_penalty: float = 1.0
+    stopping: str = "likely"
 
     def __post_init__(self) -> None:
         checks.positive("sample", tokens=self.tokens)
         self.settings()
+        for name in DRAWING if self.beams is not None else ():
+            if (value := getattr(self, name)) != DRAWING[name]:
+                raise UserError(
+                    f"sample.{name}={value!r} says how tokens are drawn, and sample.beams={self.beams} search for the "
+                    "most probable text; leave out one of them"
+                )
+        for name in SEARCHING if self.beams is None else ():
+            if (value := getattr(self, name)) != SEARCHING[name]:
+                raise UserError(f"sample.{name}={value!r} is of beam search; set sample.beams too, such as 4")
+        self.searching()
 
     def settings(self) -> Sampling:
         """How a token is drawn."""
         return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+    def searching(self) -> Beams | None:
+        """How texts are searched for; None where they are drawn."""
+        return None if self.beams is None else Beams(self.beams, self.length_penalty, self.stopping)
+
+
+DRAWING = {
+    name: Sample.__dataclass_fields__[name].default
+    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+}
+"""The fields of `Sample` that say how texts are drawn, with their defaults."""
+
+SEARCHING = {name: Sample.__dataclass_fields__[name].default for name in ("beams", "length_penalty", "stopping")}
+"""Those that say how texts are searched for."""
 
 
 @dataclass(frozen=True)
@@ -296,4 +342,5 @@ QUERIES_AND_VALUES = (r"attention/(query|value)$",)
 SECTIONS = {
     "data": Data, "train": Train, "eval": Eval, "checkpoint": Checkpoint, "mesh": Mesh, "log": Log, "sample": Sample,
     "launch": Launch, "export": Export, "local": Local, "adapt": Adapt,
+    "compress": Compress, "prune": Prune, "private": Private,
 }  # fmt: skip

@@ -34,10 +34,10 @@ from llm_jax.store.workdir import Workdir
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where training ended: the step, whether that is the end of its duration, and the last full evaluation."""
+    """Where training ended and began: the steps, and the last full evaluation, {} where nothing is held out."""
 
     step: int
-    finished: bool
+    began: int
     evaluation: dict[str, Estimate]
 
 
@@ -55,11 +55,13 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         begun = None if saved.steps() or run.config.values["init_from"] else _begin_compiling(run)
         state, start, notes = resume.state(run, workdir, saved)
         if run.steps is not None and start >= run.steps:
-            return Outcome(start, True, {})
+            return Outcome(start, start, {})
         metrics = open_things.enter_context(closing(Metrics(workdir, start, log.tensorboard, hosts.is_first())))
         line = open_things.enter_context(closing(Line(run.steps)))
         loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
         batches = open_things.enter_context(closing(_placed(run, start)))
+        if start == 0 and run.config.values["init_from"]:
+            loop.begin(state)
         update = _jitted(run) if begun is None else begun.result()
         pending: Stats | None = None
         step = start
@@ -77,7 +79,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
                 break
         saved.wait()
         resume.complain(saved)
-        return Outcome(step, True, loop.evaluation)
+        return Outcome(step, start, loop.evaluation)
 
 
 def _jitted(run: Run) -> Any:
@@ -105,7 +107,7 @@ def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
     local = run.data.train.prefetch(start, *hosts.share(rows), depth)
     try:
         for batch in local:
-            yield hosts.to_devices(batch, rows)
+            yield run.lesson(hosts.to_devices(batch, rows))
     finally:
         local.close()  # type: ignore[attr-defined]  # a generator
 
@@ -132,8 +134,15 @@ class Loop:
         self._flops = run.flops_per_token()
         self._rates = jax.jit(run.rate)
         self._block = self._rates_from(start)  # before the first step, behind which it would wait
-        self._evaluate = evaluation.evaluator(run.model)
+        self._evaluate = evaluation.evaluator(run.model, run.objective)
         self.evaluation: dict[str, Estimate] = {}
+
+    def begin(self, state: State) -> None:
+        """Evaluate what training begins from, where evaluations are wanted."""
+        if evaluation.due(self._run, 0):
+            go_on = self._meter.pause()
+            self._judge(0, state, self._run.sections.eval.batches)
+            go_on()
 
     def is_last(self, step: int) -> bool:
         """Whether this step ends the duration."""
@@ -142,8 +151,8 @@ class Loop:
 
     def is_due(self, step: int) -> bool:
         """Whether something other than training happens after this step."""
-        parts = self._run.sections
-        return any(n and step % n == 0 for n in (parts.checkpoint.every, parts.eval.every, parts.export.every))
+        others = (self._run.sections.checkpoint.every, self._run.sections.export.every)
+        return evaluation.due(self._run, step) or any(n and step % n == 0 for n in others)
 
     def read(self, step: int, stats: Stats) -> None:
         """Take in the statistics of a step, and log them when a row is due.
@@ -164,7 +173,7 @@ class Loop:
         """
         parts, go_on = self._run.sections, self._meter.pause()
         metrics = {}
-        if last or (parts.eval.every and step % parts.eval.every == 0):
+        if last or evaluation.due(self._run, step):
             self.evaluation = self._judge(step, state, None if last else parts.eval.batches)
             metrics = {name: e.value for name, e in self.evaluation.items()}
         stopping = self._stop.after(step - self._start)  # once: a signal after the save waits for the next step
@@ -190,7 +199,7 @@ class Loop:
 
     def _log(self, step: int) -> None:
         means, tokens, pace = self._meter.take()
-        values = {**means, "learning_rate": self._rate(step - 1)}
+        values = {**means, "learning_rate": self._rate(step - 1), **self._run.spent(step)}
         if pace is not None:
             self._peak = self._peak or (peak_flops(jax.devices()[0]) or math.nan) * len(jax.devices())
             speed = self._run.tokens_per_step / pace
@@ -215,18 +224,15 @@ class Loop:
         return max(0.0, (self._run.duration.seconds or 0.0) - self._seconds())
 
     def _judge(self, step: int, state: State, limit: int | None) -> dict[str, Estimate]:
-        loader, parts = self._run.data.validation, self._run.sections
-        if loader is None:
+        if (loader := self._run.data.validation) is None:
             return {}
-        rows = parts.eval.batch_size or parts.data.batch_size
+        rows = self._run.sections.eval.batch_size or self._run.sections.data.batch_size
         params = ready(self._run.model, averaged(state))
         found = evaluation.held_out(self._evaluate, params, loader, rows, limit)
         if hosts.is_first():
-            values = {name: e.value for name, e in found.items()}
-            errors = {f"{name}_error": e.error for name, e in found.items() if math.isfinite(e.error)}
-            self._metrics.write(step, "validation", {**values, **errors}, found["loss"].count)
-            self._line.say(f"step {step}  held-out {evaluation.told(self._run.model, found)}")
-        evaluation.write_samples(self._run, self._workdir, step, params, self._line.say)
+            self._metrics.write(step, "validation", evaluation.values(found), found["loss"].count)
+            self._line.say(evaluation.reported(self._run, self._evaluate, step, found))
+        evaluation.beside(self._run, self._workdir, step, params, limit, self._metrics, self._line.say)
         return found
 
     def _save(self, step: int, state: State, metrics: dict[str, float]) -> None:

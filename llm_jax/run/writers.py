@@ -34,7 +34,8 @@ class Metrics:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if self._board:
-            for name, value in values.items():
+            for name in (n for n in values if n.count("/") < 2):  # not of pairs of classes
+                value = values[name]
                 self._events().add_scalar(f"{split}/{name}", value, step)
 
     def _events(self) -> Any:
@@ -80,6 +81,8 @@ class Line:
         """Replace the live line, or print a plain one; a value that is not known yet is left out."""
         of = f"/{self._total}" if self._total else ""
         parts = [f"step {step}{of}", _first(values)]
+        if "accuracy" in values:
+            parts.append(f"accuracy {values['accuracy']:.4f}")
         if "tokens_per_second" in values:
             parts.append(f"{values['tokens_per_second']:,.0f} tokens/s")
         if math.isfinite(values.get("mfu", math.nan)):

@@ -1,7 +1,8 @@
 """The workdir of a run: what each file in it is called.
 
     config.json · run.json · metrics.jsonl · events.jsonl · tensorboard/ · tokenizer/ · checkpoints/STEP/ · samples/ ·
-    exports/STEP/ · of an imported model: chat_template.jinja · generation_config.json (Hugging Face's words)
+    exports/STEP/ · evaluations/STEP.KIND.json · of an imported model: chat_template.jinja · generation_config.json
+    (Hugging Face's words)
 
 It holds data only (nothing in it is ever imported), and no path in it is absolute: move it and it still works.
 """
@@ -70,6 +71,10 @@ class Workdir:
     @property
     def exports(self) -> epath.Path:
         return self.path / "exports"
+
+    @property
+    def evaluations(self) -> epath.Path:
+        return self.path / "evaluations"
 
 
 def existing(path: epath.PathLike) -> Workdir:

@@ -38,17 +38,33 @@ def render(template: str, messages: Sequence[Message], names: Mapping[str, str] 
     Raises:
         UserError: the template is too long, wrong, refuses these messages, or takes too much time, memory or room.
     """
+    values = {"messages": messages, "add_generation_prompt": True, **(names or {})}
+    return render_all(template, [values], ["this conversation"])[0]
+
+
+def render_all(template: str, values: Sequence[Mapping[str, Any]], called: Sequence[str]) -> list[str]:
+    """Return several conversations as the template writes them, in one process.
+
+    Args:
+        template: in jinja2's language.
+        values: for each what the template's names stand for: messages, add_generation_prompt, and further ones.
+        called: what an error calls each.
+
+    Raises:
+        UserError: as for `render`.
+    """
     if len(template) > LONGEST:
         raise UserError(f"the chat template has {len(template)} characters; at most {LONGEST} are read")
-    values = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True, **(names or {})}
-    most = GROWTH * sum(len(m["content"]) for m in messages) + ROOM
-    answer = _apart({"template": template, "values": values, "most": most})
+    whole = [{"tools": None, "documents": None, **given} for given in values]
+    most = [GROWTH * sum(len(m["content"]) for m in given["messages"]) + ROOM for given in values]
+    answer = _apart({"template": template, "values": whole, "most": most})
     if "error" in answer:
-        raise UserError(f"the chat template refuses this conversation: {answer['error']}")
-    return str(answer["text"])
+        refused = called[len(answer["texts"])]
+        raise UserError(f"the chat template refuses {refused}: {answer['error']}")
+    return list(answer["texts"])
 
 
-def _apart(request: Mapping[str, Any]) -> dict[str, str]:
+def _apart(request: Mapping[str, Any]) -> dict[str, Any]:
     """Run the program of `template` on a request; what it breaks or uses up is not ours."""
     command = [sys.executable, "-I", str(Path(program.__file__))]
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
@@ -56,7 +72,7 @@ def _apart(request: Mapping[str, Any]) -> dict[str, str]:
         done = subprocess.run(
             command, input=json.dumps(request), capture_output=True, text=True, timeout=CLOCK, env=kept
         )
-        found: dict[str, str] = json.loads(done.stdout)
+        found: dict[str, Any] = json.loads(done.stdout)
     except (subprocess.TimeoutExpired, ValueError):
         raise UserError(
             f"the chat template was stopped: it needs more than {program.SECONDS} s or {program.MEMORY >> 20} MiB, or "
@@ -73,16 +89,46 @@ def encode(template: str, tokenizer: Tokenizer, messages: Sequence[Message]) -> 
     Raises:
         UserError: as for `render`.
     """
+    mark = mark_of(template, messages)
+    written = [{**m, "content": marked(m, tokenizer, mark)} for m in messages]
+    return ids(render(template, written, control_names(tokenizer)), tokenizer, mark)
+
+
+def written(
+    template: str, tokenizer: Tokenizer, messages: Sequence[Message], mark: str, *, answered: bool = False
+) -> str:
+    """Return a conversation as the template writes it, with `mark` in what must be read as plain text.
+
+    answered: the last message is the beginning of the answer that is wanted, and ends the text.
+
+    Raises:
+        UserError: as for `render`; or the template does not write the beginning of the answer as it is.
+    """
+    told = [{**m, "content": marked(m, tokenizer, mark)} for m in messages]
+    names = control_names(tokenizer)
+    if not answered:
+        return render(template, told, names)
+    values = {"messages": told, "add_generation_prompt": False, **names}
+    text, last = render_all(template, [values], ["this conversation"])[0], told[-1]["content"].strip()
+    if last not in text:
+        raise UserError(f"the chat template changes the beginning of an answer, {last[:40]!r}, which cannot go on then")
+    return text[: text.rindex(last) + len(last)]
+
+
+def mark_of(template: str, messages: Sequence[Message]) -> str:
+    """Return a character that stands neither in the template nor in a message."""
     used = template + "".join(m["content"] for m in messages)
-    mark = next(chr(point) for point in UNUSED if chr(point) not in used)
+    return next(chr(point) for point in UNUSED if chr(point) not in used)
+
+
+def control_names(tokenizer: Tokenizer) -> dict[str, str]:
+    """Return what a template calls bos_token, eos_token and pad_token, as far as there are such."""
     names = {i.id: literal for literal, i in tokenizer.added.items() if i.control}
     roles = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id, "pad_token": tokenizer.pad_id}
-    known = {role: names[i] for role, i in roles.items() if i is not None and i in names}
-    marked = [{**m, "content": _marked(m, tokenizer, mark)} for m in messages]
-    return _ids(render(template, marked, known), tokenizer, mark)
+    return {role: names[i] for role, i in roles.items() if i is not None and i in names}
 
 
-def _marked(message: Message, tokenizer: Tokenizer, mark: str) -> str:
+def marked(message: Message, tokenizer: Tokenizer, mark: str) -> str:
     """Return the content such that no control token is found in it, however a template cuts and joins it.
 
     The model's own answers are marked only where they hold a whole control token, as templates look into them.
@@ -96,15 +142,15 @@ def _marked(message: Message, tokenizer: Tokenizer, mark: str) -> str:
     return re.sub(starts, lambda found: found[0] + mark, message["content"])
 
 
-def _ids(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
+def ids(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
     """Return the ids of a rendered text: control tokens where they stand, the text between without marks."""
-    ids: list[int] = []
+    found_ids: list[int] = []
     end = 0
-    for found in re.finditer(_controls(tokenizer), text) if tokenizer.added else ():
-        ids += _plain(text[end : found.start()], tokenizer, mark)
-        ids.append(tokenizer.added[found[0] if found[0] in tokenizer.added else found[0].strip()].id)
+    for found in re.finditer(controls(tokenizer), text) if tokenizer.added else ():
+        found_ids += _plain(text[end : found.start()], tokenizer, mark)
+        found_ids.append(tokenizer.added[found[0] if found[0] in tokenizer.added else found[0].strip()].id)
         end = found.end()
-    return ids + _plain(text[end:], tokenizer, mark)
+    return found_ids + _plain(text[end:], tokenizer, mark)
 
 
 def _plain(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
@@ -121,7 +167,7 @@ def _plain(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
     return [int(i) for part in parts if part for i in tokenizer.encode(part.replace(mark, ""))]
 
 
-def _controls(tokenizer: Tokenizer) -> str:
+def controls(tokenizer: Tokenizer) -> str:
     """Return the expression of control tokens, with the white space that some take along."""
     control = {literal: added for literal, added in tokenizer.added.items() if added.control}
     by_length = sorted(control, key=len, reverse=True)

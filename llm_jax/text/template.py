@@ -25,16 +25,11 @@ def limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
-def render(template: str, values: Mapping[str, Any], most: int) -> str:
-    """Return the rendered template.
-
-    Args:
-        template: in jinja2's language.
-        values: what its names stand for, as `transformers` gives them.
-        most: characters of the result.
+def compiled(template: str) -> Any:
+    """Return a template, in jinja2's language, compiled.
 
     Raises:
-        Exception: whatever the template raises, or it is longer.
+        Exception: it is wrong.
     """
     from jinja2 import TemplateError
     from jinja2.ext import Extension, loopcontrols
@@ -60,9 +55,30 @@ def render(template: str, values: Mapping[str, Any], most: int) -> str:
         del house.globals[unused]
     house.filters["tojson"] = tojson
     house.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
+    return house.from_string(template)
+
+
+def render(template: str, values: Mapping[str, Any], most: int) -> str:
+    """Return the rendered template.
+
+    Args:
+        template: in jinja2's language.
+        values: what its names stand for, as `transformers` gives them.
+        most: characters of the result.
+
+    Raises:
+        Exception: whatever the template raises, or it is longer.
+    """
+    return written(compiled(template), values, most)
+
+
+def written(program: Any, values: Mapping[str, Any], most: int) -> str:
+    """Return what a compiled template writes; otherwise as `render`."""
+    from jinja2 import TemplateError
+
     pieces: list[str] = []
     length = 0
-    for piece in house.from_string(template).generate(values):
+    for piece in program.generate(values):
         length += len(piece)
         if length > most:
             raise TemplateError(f"it writes more than {most} characters")
@@ -71,14 +87,18 @@ def render(template: str, values: Mapping[str, Any], most: int) -> str:
 
 
 def main() -> None:
-    """Read {"template", "values", "most"}, write {"text"} or {"error"}."""
+    """Read {"template", "values": [...], "most": [...]}, write {"texts": [...]}, up to an "error" if there is one."""
     limit()
+    answer: dict[str, Any] = {"texts": []}
     try:
-        answer = {"text": render(**json.load(sys.stdin))}
+        asked = json.load(sys.stdin)
+        program = compiled(asked["template"])
+        for values, most in zip(asked["values"], asked["most"], strict=True):
+            answer["texts"].append(written(program, values, most))
     except MemoryError:
-        answer = {"error": f"it takes more than {MEMORY >> 20} MiB of memory"}
+        answer["error"] = f"it takes more than {MEMORY >> 20} MiB of memory"
     except Exception as error:  # a template can raise anything
-        answer = {"error": f"{error}"[:500] or type(error).__name__}
+        answer["error"] = f"{error}"[:500] or type(error).__name__
     json.dump(answer, sys.stdout)
 
 

@@ -6,6 +6,7 @@ FIELDS = {"vocab_size": 37, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "h
 MOE = {"moe": Moe(num_experts=4, mlp_dim=5)}
 ENCODER = {"vocab_size": 37, "num_layers": 3, "embed_dim": 12, "num_heads": 3, "max_positions": 7}
 MODELS_OF = {
+    "bart": ENCODER,
     "bert": ENCODER | {"pooler": True},
     "deepseek_v3": {k: v for k, v in FIELDS.items() if k != "head_dim"} | MOE | {"mlp_dim": 18},
     "gemma": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
@@ -16,6 +17,7 @@ MODELS_OF = {
     "gpt_oss": FIELDS | MOE | {"num_kv_heads": 1},
     "llama": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "mamba2": FIELDS | {"state_dim": 4, "num_groups": 3, "tied": False},
+    "marian": {k: v for k, v in ENCODER.items() if k != "max_positions"},
     "mistral": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18, "window": 2},
     "mixtral": FIELDS | MOE | {"num_kv_heads": 1},
     "modernbert": {k: v for k, v in FIELDS.items() if k != "head_dim"} | {"num_layers": 5, "mlp_dim": 18},
@@ -25,4 +27,5 @@ MODELS_OF = {
     "qwen3": FIELDS | {"num_kv_heads": 1, "mlp_dim": 18},
     "qwen3_moe": FIELDS | MOE | {"num_kv_heads": 1, "mlp_dim": 18, "dense_layers": (1,)},
     "roberta": ENCODER,
+    "t5": FIELDS | {"gated": True, "tied": False},
 }

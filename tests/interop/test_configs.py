@@ -113,7 +113,14 @@ ENCODER = {
     "dropout": 0.2,
     "norm_eps": 1e-3,
 }
+SIDES = {
+    "vocab_size": 11, "num_layers": 3, "encoder_layers": 2, "embed_dim": 12, "num_heads": 2, "mlp_dim": 10,
+    "dropout": 0.2,
+}  # fmt: skip
 VALUES = {
+    "bart": SIDES | {"max_positions": 16, "scaled": True},
+    "marian": SIDES | {"activation": "relu", "scaled": True},
+    "t5": SIDES | {"head_dim": 5, "buckets": 8, "furthest": 9, "gated": True, "tied": False, "norm_eps": 1e-3},
     "bert": ENCODER | {"head": False, "pooler": True},
     "roberta": ENCODER | {"head": True, "pooler": False},
     "deepseek_v3": MOE | YARN | {
@@ -146,7 +153,11 @@ VALUES = {
 }  # fmt: skip
 # how it is computed or trained, or derived in a family without the field
 OURS = {"attention", "kernel", "head_dim", "dropout", "moe.balance", "moe.z_loss", "selection.pull"}
-LACKING = {"gpt_oss": {"rope.mscale", "rope.mscale_all"}}  # what transformers' model would not heed
+LACKING = {  # what transformers' model would not heed, or tensors say
+    "gpt_oss": {"rope.mscale", "rope.mscale_all"},
+    "bart": {"logits_bias"},
+    "marian": {"logits_bias"},
+}
 
 
 @pytest.mark.parametrize("family", sorted(configs.FIELDS))

@@ -43,6 +43,7 @@ TINY = {
     "mixtral": _SMALL | {"num_kv_heads": 2, "moe": _MOE},
     "qwen3_moe": _SMALL
     | {"num_kv_heads": 2, "head_dim": 6, "mlp_dim": 24, "num_layers": 4, "sparse_step": 2, "moe": _MOE},
+    "bart": _SMALL | {"max_positions": 24, "mlp_dim": 24},
     "bert": _SMALL | {"max_positions": 24, "mlp_dim": 24},
     "roberta": _SMALL | {"max_positions": 24, "mlp_dim": 24},
     "modernbert": _SMALL | {"mlp_dim": 8, "num_layers": 3, "window": 4, "global_every": 2},
@@ -54,6 +55,7 @@ TINY = {
     "gpt2": _SMALL | {"max_positions": 24},
     "gpt_neox": _SMALL | {"rotary": 0.5},
     "llama": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24},
+    "marian": _SMALL | {"mlp_dim": 24},
     "mistral": _SMALL | {"num_kv_heads": 2, "mlp_dim": 24, "window": 7},  # of 12: two layers see all
     "hmm": {"vocab_size": 40, "num_states": 5},
     "ngram": {"vocab_size": 40, "order": 3, "capacity": 128, "buffer": 64},
@@ -66,7 +68,8 @@ TINY = {
 }
 
 SOURCES = {  # fields that every part of a family reads, where a text alone does not reach all of it
-    "t5": {"source_tokens": np.random.default_rng(6).integers(0, 40, (2, 9)).astype(np.int32)},
+    family: {"source_tokens": np.random.default_rng(6).integers(0, 40, (2, 9)).astype(np.int32)}
+    for family in ("bart", "marian", "t5")
 }
 
 

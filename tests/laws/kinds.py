@@ -31,7 +31,8 @@ KINDS = {
     "packed": _outside("encoder", "latent"),  # several texts in a row, none of which sees another; parts of them too
     "split": sorted([*_inside("decoder", "gemma", "moe"), "mamba2"]),  # a text may be split over devices
 }
-TWINS = {"gru", "roberta"}  # the code of lstm with another cell, of bert with other defaults: with all laws alone
+# The code of bart with fixed positions, of lstm with another cell, of bert with other defaults: with all laws alone.
+TWINS = {"gru", "marian", "roberta"}
 
 PARTS = 4
 

@@ -13,6 +13,7 @@ from llm_jax.evals.perplexity import Estimate
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.latent.gan import straight_through
 from llm_jax.objectives.adversarial import Adversarial
+from llm_jax.objectives.causal import Causal
 from llm_jax.run.evaluate import evaluator, told
 
 rng = np.random.default_rng(6)
@@ -138,12 +139,12 @@ def test_the_held_out_losses_are_means_over_rows_of_text_and_the_same_every_time
 
 def test_two_players_are_told_by_their_losses_and_a_likelihood_in_its_own_units(gan):
     model, params = gan
-    judge = evaluator(model)
+    judge = evaluator(model, Adversarial())
     sums = [np.asarray(judge.sums(params, BATCH))]
     assert set(judge.merge(lambda batch: batch, sums)) == set(judge.over)
     found = {"loss": Estimate(2.0, 5, 0.25), "fooled": Estimate(0.5, 5, 0.125)}
-    assert told(model, found) == "loss 2.0000 ± 0.2500 nats/row  fooled 0.5000 ± 0.1250"
-    assert told(Llama(vocab_size=V), {"loss": found["loss"]}) == "loss 2.0000 ± 0.2500 nats/token"
+    assert told(judge, found) == "loss 2.0000 ± 0.2500 nats/row  fooled 0.5000 ± 0.1250"
+    assert told(evaluator(Llama(vocab_size=V), Causal()), {"loss": found["loss"]}) == "loss 2.0000 ± 0.2500 nats/token"
 
 
 def test_dropout_is_of_the_discriminator_and_of_training_alone(tiny, draw):

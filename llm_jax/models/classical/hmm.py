@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from llm_jax.core import checks
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Mean, Outputs, Params
+from llm_jax.models.classical.tagger import Tagger
 from llm_jax.nn import cache as caches
 from llm_jax.nn.cache import Part
 from llm_jax.nn.declare import initialize
@@ -51,6 +52,10 @@ class Hmm:
     def init(self, key: Key) -> Params:
         """Random weights: equal ones would stay equal for ever."""
         return initialize(self.declarations(), key)
+
+    def tagger(self, labels: tuple[str, ...]) -> Tagger:
+        """Return the model whose states are tags, which learns by counting; `num_states` and `every` are of no use."""
+        return Tagger(self.vocab_size, labels, self.floor)
 
     def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
         """Outputs whose hidden states are log p(next state | text so far) and whose logits are log-probabilities."""

@@ -16,34 +16,20 @@ from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
-from llm_jax.nn import cache as caches
-from llm_jax.nn.attention import Context, context
+from llm_jax.core.types import Cache, Declaration, Key, Outputs, Params
+from llm_jax.models.seq2seq import parts
+from llm_jax.nn.attention import Context
 from llm_jax.nn.cross.attention import CrossAttention, Paired, RelativeAttention, Source
-from llm_jax.nn.declare import declarations, initialize, under, weight
+from llm_jax.nn.declare import declarations, under, weight
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.initial import normal
 from llm_jax.nn.linear import embed, linear, logits
 from llm_jax.nn.mlp import HIDDEN, WIDTH, GatedMlp, gelu
 from llm_jax.nn.norm import RmsNorm
-from llm_jax.nn.stack import stack, unstack
-
-
-class Table(nn.Module):
-    """One table [N, D], a parameter named `label`."""
-
-    label: str
-    shape: tuple[int, int]
-    axes: tuple[str | None, str | None]
-    start: Any
-
-    @nn.compact
-    def __call__(self) -> Float[Array, "N D"]:
-        return weight(self, self.label, self.shape, self.axes, self.start)
 
 
 class ReluMlp(nn.Module):
-    """down(relu(up(x))), no biases."""
+    """down(relu(inner(x))), no biases."""
 
     hidden: int
     up_init: Any
@@ -51,9 +37,9 @@ class ReluMlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        up = weight(self, "up", (x.shape[-1], self.hidden), ("embed", "mlp"), self.up_init)
+        inner = weight(self, "inner", (x.shape[-1], self.hidden), ("embed", "mlp"), self.up_init)
         down = weight(self, "down", (self.hidden, x.shape[-1]), ("mlp", "embed"), self.down_init)
-        return linear(jax.nn.relu(linear(x, up, out=HIDDEN)), down, out=WIDTH)
+        return linear(jax.nn.relu(linear(x, inner, out=HIDDEN)), down, out=WIDTH)
 
 
 class Block(nn.Module):
@@ -75,15 +61,16 @@ class Block(nn.Module):
         y, past = self.attention(RmsNorm(self.eps, name="attention_norm")(x), place, table, layer, past)
         x = x + dropout(y, self.dropout, drop[0])
         if source is not None and self.cross is not None:
-            memory = None
-            if isinstance(cache, Paired) and cache.memory is not None:
-                memory = tuple(jnp.asarray(part)[layer] for part in cache.memory)
+            memory = cache.of(layer) if isinstance(cache, Paired) else None
             numbers = jnp.ones(x.shape[:2], jnp.int32) if place.segments is None else place.segments
             y = self.cross(RmsNorm(self.eps, name="cross_norm")(x), numbers, source, memory)
             x = x + dropout(y, self.dropout, drop[1])
         y = self.mlp(RmsNorm(self.eps, name="mlp_norm")(x))
         cache = Paired(past, cache.memory, cache.segments) if isinstance(cache, Paired) else cache
         return x + dropout(y, self.dropout, drop[2]), cache
+
+
+SIDES = {"encoder": ("source", "encoded"), "decoder": ("embed", "final")}  # names of dropout, before and after layers
 
 
 @dataclass(frozen=True)
@@ -107,12 +94,8 @@ class T5:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        checks.positive(
-            "model", vocab_size=self.vocab_size, num_layers=self.num_layers, embed_dim=self.embed_dim,
-            num_heads=self.num_heads, encoder_layers=self.encoder_layers, head_dim=self.head_dim, mlp_dim=self.mlp_dim,
-            buckets=self.buckets, furthest=self.furthest, norm_eps=self.norm_eps,
-        )  # fmt: skip
-        checks.fraction("model", dropout=self.dropout)
+        sizes = {"head_dim": self.head_dim, "buckets": self.buckets, "furthest": self.furthest}
+        parts.check(self, norm_eps=self.norm_eps, **sizes)
         if self.buckets % 4:
             raise UserError(f"model.buckets={self.buckets} must be a multiple of 4: halves of each direction; try 32")
         if self.furthest <= self.buckets // 2:
@@ -127,7 +110,7 @@ class T5:
         """Every parameter by path."""
         x, one = jnp.zeros((1, 1, self.embed_dim)), jnp.ones((1, 1), jnp.int32)
         where = (Context(one, None), jnp.zeros((self.buckets, self.num_heads)), Source(x, one))
-        parts = {
+        found = {
             "embed": declarations(self._table("tokens")),
             "decoder_blocks": declarations(self._block(causal=True), x, where, layers=self.num_layers),
             "decoder_bias": declarations(self._biases()),
@@ -139,97 +122,43 @@ class T5:
             "encoder_norm": declarations(RmsNorm(self.norm_eps), x),
         }
         return (
-            under(**parts)
+            under(**found)
             if self.tied
-            else under(**parts, head=declarations(self._table("tokens", self.embed_dim**-0.5)))
+            else under(**found, head=declarations(self._table("tokens", self.embed_dim**-0.5)))
         )
 
-    def init(self, key: Key) -> Params:
-        """Initial values of the paper's code: each kernel by its fan-in, queries by that of the scores too."""
-        return initialize(self.declarations(), key)
+    init = parts.init  # each kernel by its fan-in, queries by that of the scores too, as the paper's code
+    apply = parts.apply
+    encode = parts.encode
+    empty_cache = parts.empty_cache
+    prefill = parts.prefill
+    extend = parts.extend
 
-    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
-        """Outputs of whole texts given `source_tokens`; without them, of the decoder alone."""
-        return self._forward(params, batch, context(batch), None, self._source(params, batch, key), key)[0]
+    def _opened(self, params: Params, side: str, tokens: Array, positions: Array, key: Key | None) -> Array:
+        x = embed(parts.read(self._table("tokens"), params, "embed"), tokens)
+        return dropout(x, self.dropout, None if key is None else keys.fold(key, SIDES[side][0]))
 
-    def encode(self, params: Params, batch: Batch, *, key: Key | None = None) -> Float[Array, "B S D"]:
-        """Return the hidden states of `source_tokens`."""
-        fields = {"source_tokens": "tokens", "source_segments": "segments", "source_positions": "positions"}
-        source = {short: batch[name] for name, short in fields.items() if name in batch}
-        x = embed(self._read(self._table("tokens"), params, "embed"), jnp.asarray(source["tokens"], jnp.int32))
-        x = dropout(x, self.dropout, None if key is None else keys.fold(key, "source"))
-        inner = None if key is None else keys.fold(key, "encoder")
-        where = (context(source), self._read(self._biases(), params, "encoder_bias"), None)
-        x, _ = stack(self._layer(causal=False), params["encoder_blocks"], x, where, None, inner)
-        x = self._read(RmsNorm(self.norm_eps), params, "encoder_norm", x)
-        return dropout(x, self.dropout, None if key is None else keys.fold(key, "encoded"))
+    def _where(self, params: Params, side: str, place: Context, source: Source | None) -> Any:
+        return place, parts.read(self._biases(), params, f"{side}_bias"), source
 
-    def empty_cache(self, batch_size: int, max_len: int) -> Paired:
-        """A cache for `max_len` tokens; `prefill` adds what it keeps of a source."""
-        return Paired(caches.full(self.num_layers, batch_size, max_len, self.num_heads, self._head_dim))
+    def _closed(self, params: Params, side: str, x: Array, key: Key | None) -> Array:
+        hidden = parts.read(RmsNorm(self.norm_eps), params, f"{side}_norm", x)
+        return dropout(hidden, self.dropout, None if key is None else keys.fold(key, SIDES[side][1]))
 
-    def prefill(self, params: Params, batch: Batch, cache: Paired) -> tuple[Outputs, Paired]:
-        """Read whole prompts, and their sources if there are any, into an empty cache."""
-        source = self._source(params, batch, None)
-        if source is not None:
-            cache = Paired(cache.past, self._memory(params, source), source.segments)
-        return self._forward(params, batch, context(batch, cache.past, prompt=True), cache, source, None)
-
-    def extend(self, params: Params, tokens: Array, cache: Paired) -> tuple[Outputs, Paired]:
-        """Read tokens [B,n] that follow those in the cache."""
-        batch = {"tokens": tokens}
-        source = None if cache.segments is None else Source(jnp.zeros((*cache.segments.shape, 0)), cache.segments)
-        return self._forward(params, batch, context(batch, cache.past), cache, source, None)
-
-    def _forward(self, params: Params, batch: Batch, place: Context, cache: Any, source: Source | None, key: Any):
-        table = self._read(self._table("tokens"), params, "embed")
-        x = embed(table, jnp.asarray(batch["tokens"], jnp.int32))
-        x = dropout(x, self.dropout, None if key is None else keys.fold(key, "embed"))
-        cache = cache and cache.reserve(place.real())
-        where = (place, self._read(self._biases(), params, "decoder_bias"), source)
-        x, cache = stack(self._layer(causal=True), params["decoder_blocks"], x, where, cache, key)
-        hidden = self._read(RmsNorm(self.norm_eps), params, "decoder_norm", x)
-        hidden = dropout(hidden, self.dropout, None if key is None else keys.fold(key, "final"))
+    def _headed(self, params: Params, hidden: Array) -> Outputs:
+        head = parts.read(self._table("tokens"), params, "embed" if self.tied else "head")
         hidden = hidden * jnp.asarray(self.embed_dim**-0.5, hidden.dtype) if self.tied else hidden
-        head = table if self.tied else self._read(self._table("tokens"), params, "head")
-        return Outputs(hidden, Partial(logits, table=head)), cache and cache.advance(place.real())
-
-    def _source(self, params: Params, batch: Batch, key: Key | None) -> Source | None:
-        if "source_tokens" not in batch:
-            return None
-        hidden = self.encode(params, batch, key=key)
-        segments = batch.get("source_segments")
-        return Source(hidden, jnp.ones(hidden.shape[:2], jnp.int32) if segments is None else jnp.asarray(segments))
-
-    def _memory(self, params: Params, source: Source) -> tuple[Array, Array]:
-        layers = params["decoder_blocks"]
-        kernels = [layer["cross"] for layer in (layers if isinstance(layers, tuple) else unstack(layers))]
-        out = ("batch", "seq", "act_heads", None)
-        keys_, values = (
-            jnp.stack(
-                [linear(source.hidden, jnp.asarray(kernel[name], source.hidden.dtype), out=out) for kernel in kernels]
-            )
-            for name in ("key", "value")
-        )
-        return keys_, values
-
-    @staticmethod
-    def _read(module: nn.Module, params: Params, name: str, *inputs: Any) -> Any:
-        return module.apply({"params": params[name]}, *inputs)
-
-    def _layer(self, *, causal: bool) -> Any:
-        block = self._block(causal=causal)
-        return lambda p, *inputs: block.apply({"params": p}, *inputs)
+        return Outputs(hidden, Partial(logits, table=head))
 
     @property
     def _head_dim(self) -> int:
         return self.head_dim or self.embed_dim // self.num_heads
 
-    def _table(self, label: str, std: float = 1.0) -> Table:
-        return Table(label, (self.vocab_size, self.embed_dim), ("vocab", "embed"), normal(std))
+    def _table(self, label: str, std: float = 1.0) -> parts.Table:
+        return parts.Table(label, (self.vocab_size, self.embed_dim), ("vocab", "embed"), normal(std))
 
-    def _biases(self) -> Table:
-        return Table("buckets", (self.buckets, self.num_heads), (None, "heads"), normal(self.embed_dim**-0.5))
+    def _biases(self) -> parts.Table:
+        return parts.Table("buckets", (self.buckets, self.num_heads), (None, "heads"), normal(self.embed_dim**-0.5))
 
     def _block(self, *, causal: bool) -> Block:
         D, K, hidden = self.embed_dim, self._head_dim, self.mlp_dim or 4 * self.embed_dim

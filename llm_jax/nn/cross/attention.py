@@ -14,6 +14,7 @@ from llm_jax.mesh.place import explicit
 from llm_jax.nn.attention import Context
 from llm_jax.nn.cache import Past
 from llm_jax.nn.declare import weight
+from llm_jax.nn.initial import zeros
 from llm_jax.nn.linear import linear
 
 
@@ -48,6 +49,13 @@ class Paired:
         """Slots written so far."""
         return self.past.length
 
+    def of(self, layer: Any) -> tuple[Array, Array] | None:
+        """Return one layer's keys and values of the source, [B,S,H,K] each."""
+        if self.memory is None:
+            return None
+        keys, values = (jnp.asarray(part)[layer] for part in self.memory)
+        return keys, values
+
     def reserve(self, real: Bool[Array, "B T"]) -> "Paired":
         """As `Past.reserve`."""
         return replace(self, past=self.past.reserve(real))
@@ -55,6 +63,19 @@ class Paired:
     def advance(self, real: Bool[Array, "B T"]) -> "Paired":
         """As `Past.advance`."""
         return replace(self, past=self.past.advance(real))
+
+    def take(self, rows: Int[Array, "N"]) -> "Paired":
+        """As `Past.take`; each row keeps its source."""
+        memory = None
+        if self.memory is not None:
+            keys, values = (jnp.take(part, rows, axis=1) for part in self.memory)
+            memory = (keys, values)
+        segments = None if self.segments is None else jnp.take(self.segments, rows, axis=0)
+        return Paired(self.past.take(rows), memory, segments)
+
+    def reorder(self, rows: Int[Array, "B"]) -> "Paired":
+        """As `take`, of rows with the same sources as those in whose places they come: what is kept of these stays."""
+        return replace(self, past=self.past.take(rows))
 
 
 def buckets(distance: Int[Array, "..."], *, number: int, furthest: int, both_ways: bool) -> Int[Array, "..."]:
@@ -90,13 +111,14 @@ def attend(
 
 
 class Projections(nn.Module):
-    """The four kernels of attention without biases: heads of queries, keys and values, and what mixes them."""
+    """The four kernels of attention, by default without biases: heads of queries, keys and values, what mixes them."""
 
     num_heads: int
     head_dim: int
     query_init: Any
     in_init: Any
     out_init: Any
+    bias: bool = False
 
     def heads(self, x: Float[Array, "B T D"], name: str) -> Float[Array, "B T H K"]:
         """Return the heads of `query`, `key` or `value`."""
@@ -104,12 +126,14 @@ class Projections(nn.Module):
         kernel = weight(
             self, name, shape, ("embed", axis, "head"), self.query_init if name == "query" else self.in_init
         )
-        return linear(x, kernel, out=("batch", "seq", "act_heads", None))
+        bias = weight(self, f"{name}_bias", shape[1:], (axis, "head"), zeros) if self.bias else None
+        return linear(x, kernel, bias, out=("batch", "seq", "act_heads", None))
 
     def mixed(self, y: Float[Array, "B T H K"], width: int) -> Float[Array, "B T D"]:
         """Return what the heads found as one vector."""
         out = weight(self, "out", (self.num_heads, self.head_dim, width), ("heads", "head", "embed"), self.out_init)
-        return linear(y, out, contract=2, out=("batch", "act_seq", "act_embed"))
+        bias = weight(self, "out_bias", (width,), ("embed",), zeros) if self.bias else None
+        return linear(y, out, bias, contract=2, out=("batch", "act_seq", "act_embed"))
 
 
 class RelativeAttention(Projections):
@@ -161,3 +185,11 @@ class CrossAttention(Projections):
         k, v = memory or (self.heads(source.hidden, "key"), self.heads(source.hidden, "value"))
         allowed = (numbers[:, :, None] == source.segments[:, None, :]) & (source.segments > 0)[:, None, :]
         return self.mixed(attend(q, k, v, allowed, scale=self.scale), x.shape[-1])
+
+
+class Remembered(Projections):
+    """The keys and values of a source, with the parameters of `CrossAttention`: what a cache keeps of it."""
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "B S D"]) -> tuple[Float[Array, "B S H K"], Float[Array, "B S H K"]]:
+        return self.heads(hidden, "key"), self.heads(hidden, "value")

@@ -24,6 +24,8 @@ def check(local: Local, data: Data, train: Train, plan: Plan, optimizer: dict[st
             )
         _check_mesh(local.workers, plan)
         _check_batch(local.workers, data.batch_size, train.microbatches, plan.batch_shards // workers.groups(plan))
+    if local.name != "none" and train.learner == "private":
+        raise UserError(f'local.name={local.name!r}: train.learner="private" counts no meetings; leave out one of them')
     if local.name != "none" and adapt != "none":
         raise UserError(f"local.name={local.name!r} and adapt.name={adapt!r}: workers have no adapters; leave one out")
     if data.federated:

@@ -12,6 +12,7 @@ import numpy as np
 
 from llm_jax.adapt.adapted import Adapted, merged
 from llm_jax.adapt.dora import lengths
+from llm_jax.adapt.packed import Packed
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Counts, Model, State
@@ -52,6 +53,10 @@ def export(
     where = Path(os.path.abspath(Path(to).expanduser()))
     if where.exists() and (not where.is_dir() or any(where.iterdir())):
         raise UserError(f"--to={to} is there and not empty; name another, or remove it")
+    if isinstance(opened.model, Packed):
+        raise UserError(f"{opened.workdir.path} holds a packed model; export the workdir that it was made of")
+    if hasattr(opened.objective, "head"):
+        raise UserError(f"{opened.workdir.path} learnt labels, and no format has its head; `classify` answers by it")
     write = _writer(opened, form, step)
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
     what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
@@ -69,7 +74,7 @@ def arpa(opened: OpenRun, to: str, step: int | None = None) -> int:
     Raises:
         UserError: the model is none of n-grams, or the file is there.
     """
-    if not isinstance(opened.model, Counts):
+    if not isinstance(opened.model, Counts) or hasattr(opened.objective, "head"):
         name = opened.resolved.values["model"]["name"]
         raise UserError(f'--format=arpa is for model.name="ngram"; this is {name!r}')
     where = Path(to).expanduser()

@@ -1,0 +1,44 @@
+"""Instruction tuning: SmolLM2-135M-Instruct learns to answer as your examples do, on a laptop.
+
+    python -m llm_jax import $(python -m llm_jax fetch smollm2) --workdir=runs/smollm2
+    python -m llm_jax train --config=configs/chat.py --workdir=runs/chat --config.data.options.train=my.jsonl
+    python -m llm_jax chat --workdir=runs/chat
+
+A line of my.jsonl is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": "…"}]} or
+{"prompt": "…", "response": "…"}; a table my.csv or my.tsv has columns prompt and response. Fields of other names:
+--config.data.form.prompt=question --config.data.form.response=answer. A twentieth of the examples, by hash, is held
+out; the loss is that of the answers alone.
+
+LoRA over all kernels of the layers; :whole learns every parameter.
+"""
+
+from ml_collections import ConfigDict
+
+SMOLLM2 = {
+    "name": "llama", "vocab_size": 49152, "num_layers": 30, "embed_dim": 576, "num_heads": 9, "num_kv_heads": 3,
+    "head_dim": 64, "mlp_dim": 1536, "tied": True, "norm_eps": 1e-5, "rope": {"theta": 100000.0},
+}  # fmt: skip
+LORA = {"name": "lora", "rank": 16, "alpha": 32.0, "targets": ["attention/", "mlp/(gate|up|down)"]}
+
+
+def get_config(kind: str = "lora") -> ConfigDict:
+    """Return the recipe; kind is "lora" or "whole"."""
+    whole = kind == "whole"
+    return ConfigDict({
+        "model": SMOLLM2,
+        "init_from": "runs/smollm2",
+        "adapt": {"name": "none"} if whole else LORA,
+        "objective": {"name": "causal", "cross_entropy": "chunked"},
+        "optimizer": {
+            "name": "adamw", "learning_rate": 5e-5 if whole else 1e-3, "b2": 0.99,
+            "schedule": {"name": "cosine", "warmup_steps": 5},
+        },
+        "data": {
+            "source": "files", "form": {"name": "chat"}, "tokenizer": {"name": "huggingface"}, "batch_size": 4,
+            "seq_len": 512,
+        },
+        "train": {"duration": "1 epoch"},
+        "eval": {"every": 20, "batches": 4},
+        "checkpoint": {"every": 20},
+        "log": {"every": 5},
+    })  # fmt: skip

@@ -1,0 +1,36 @@
+"""One line from a description of a Debian package: a small T5 from scratch, or with :decoder a llama.
+
+Needs Debian or Ubuntu: `python -m llm_jax fetch debian_synopses`.
+
+python -m llm_jax train --config=configs/summarise.py --workdir=runs/summarise
+"""
+
+from ml_collections import ConfigDict
+
+T5 = {
+    "name": "t5", "num_layers": 3, "embed_dim": 192, "num_heads": 4, "mlp_dim": 384, "gated": True, "tied": False,
+}  # fmt: skip
+LLAMA = {"name": "llama", "num_layers": 6, "embed_dim": 192, "num_heads": 4, "mlp_dim": 512, "tied": True}
+
+
+def get_config(kind: str = "t5") -> ConfigDict:
+    """Return the recipe; kind is "t5" or "decoder"."""
+    joined = kind == "decoder"
+    form = {"name": "pairs", "prefix": "summarize: ", "long": "cut"}
+    return ConfigDict({
+        "model": LLAMA if joined else T5,
+        "objective": {"name": "causal" if joined else "seq2seq", "label_smoothing": 0.1},
+        "optimizer": {
+            "name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01, "b2": 0.99,
+            "schedule": {"name": "cosine", "warmup_steps": 50},
+        },
+        "data": {
+            "source": "published", "options": {"name": "debian_synopses", "held_out": 0.01},
+            "form": form | ({"joined": True, "separator": "\nsummary: "} if joined else {"source_len": 160}),
+            "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16, "seq_len": 192 if joined else 32,
+        },
+        "train": {"duration": "400 steps"},
+        "eval": {"every": 200, "batches": 8},
+        "checkpoint": {"every": 200},
+        "log": {"every": 50},
+    })  # fmt: skip

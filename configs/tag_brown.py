@@ -1,0 +1,43 @@
+"""Parts of speech of the Brown corpus, 92 tags: an encoder from scratch, :lstm, or :hmm, counted in one pass.
+
+python -m llm_jax fetch brown
+python -m llm_jax train --config=configs/tag_brown.py --workdir=runs/tags
+python -m llm_jax classify --workdir=runs/tags --text="The old man the boats ."
+"""
+
+from ml_collections import ConfigDict
+
+TAGS = (
+    "nn in at jj . , nns np cc rb vb vbn vbd cs pps vbg pp$ ppss to cd md ppo bez bedz ap dt `` '' ql vbz be rp wdt "
+    "hvd * wrb ber hv wps -- bed abn dti np$ pn ben hvz ) dts ( ex od jjr nr nn$ do : dod nps ppl rbr jjt abx beg uh "
+    "doz jjs abl ppls nns$ ' wpo hvg qlp wp$ hvn bem wql pp$$ nil dtx rbt pn$ nr$ nps$ nrs ap$ rb$ rn dt$ cd$ jj$"
+)
+
+MODELS = {
+    "bert": {"name": "bert", "num_layers": 2, "embed_dim": 128, "num_heads": 4, "dropout": 0.1, "pooler": False,
+             "head": False},
+    "lstm": {"name": "lstm", "num_layers": 1, "embed_dim": 128, "dropout": 0.2},
+    "hmm": {"name": "hmm", "floor": 0.01},
+}  # fmt: skip
+
+
+def get_config(model: str = "bert") -> ConfigDict:
+    """Return the recipe; model is one of `MODELS`."""
+    counted = model == "hmm"
+    return ConfigDict({
+        "model": MODELS[model],
+        "objective": {"name": "tagging"},
+        "optimizer": {
+            "name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01,
+            "schedule": {"name": "cosine", "warmup_steps": 100},
+        },
+        "data": {
+            "source": "published", "options": {"name": "brown"},
+            "form": {"name": "tagged", "classes": TAGS.split(), "long": "cut"},
+            "tokenizer": {"name": "bpe", "vocab_size": 16384 if counted else 8192}, "batch_size": 64, "seq_len": 64,
+        },
+        "train": {"duration": "1 epochs" if counted else "2 epochs", "learner": "counting" if counted else "gradient"},
+        "eval": {"epochs": 0 if counted else 1, "batches": None},
+        "checkpoint": {"every": 1000},
+        "log": {"every": 100},
+    })  # fmt: skip

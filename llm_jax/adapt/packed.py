@@ -1,0 +1,133 @@
+"""A model that is done with learning, the kernels of its layers kept in few bits and unpacked layer by layer.
+
+Each weight is rounded to the nearest level of its group or channel, without any data (Zafrir et al. 2019, "Q8BERT",
+arXiv:1910.06188, section 2.1; in groups Dettmers and Zettlemoyer 2022, "The case for 4-bit precision",
+arXiv:2212.09720). Embeddings, norms, biases and the output head stay as they are.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from llm_jax.adapt.adapted import Use
+from llm_jax.adapt.pack import Packing
+from llm_jax.core import tree
+from llm_jax.core.table import UserError
+from llm_jax.core.types import (
+    Array,
+    Batch,
+    Cache,
+    Conditional,
+    Counts,
+    Declaration,
+    Decodes,
+    Key,
+    Model,
+    Outputs,
+    Params,
+    Samples,
+)
+from llm_jax.nn import declare
+from llm_jax.optim.masks import layout
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A model of the parameters of `base`, but {"codes", "scales"} in the place of each kernel of its layers."""
+
+    base: Model
+    packing: Packing
+
+    @cached_property
+    def uses(self) -> dict[str, Use]:
+        """How each packed kernel is made of what is stored, by path."""
+        found = {}
+        for path, d in self.base.declarations().items():
+            form = layout(path, d.shape)
+            if self.packing.suits(d, form):
+                found[path] = Use(d, form, self.packing, None)
+        return found
+
+    def declarations(self) -> dict[str, Declaration]:
+        """Every parameter by path, as it is stored."""
+        stored: dict[str, Declaration] = {}
+        for path, d in self.base.declarations().items():
+            use = self.uses.get(path)
+            parts = self.packing.declarations(d, use.layout) if use else {"": d}
+            stored |= {f"{path}/{name}".rstrip("/"): part for name, part in parts.items()}
+        return stored
+
+    def init(self, key: Key) -> Params:
+        """Initial values of `base`, packed."""
+        whole = tree.flatten(self.base.init(key))
+        return tree.unflatten({p: x for path, leaf in whole.items() for p, x in self.pack(path, leaf).items()})
+
+    def pack(self, path: str, leaf: Array) -> dict[str, Array]:
+        """Return {path: what is stored} of one parameter of `base`."""
+        use = self.uses.get(path)
+        if use is None:
+            return {path: leaf}
+        return {f"{path}/{name}": part for name, part in self.packing.pack(leaf, use.layout).items()}
+
+    def in_use(self, params: Params) -> Params:
+        """Return parameters of `base` whose kernels are unpacked where they are used, and not kept.
+
+        A stack may be a tuple of its layers, as `decode.sample.unstacked` makes it.
+        """
+        made = dict(params)
+        for name in {path.split("/")[0] for path in self.uses}:
+            part = params[name]
+            made[name] = tuple(self._made(name, p) for p in part) if isinstance(part, tuple) else self._made(name, part)
+        return made
+
+    def _made(self, name: str, stack: Params) -> Params:
+        whole = tree.flatten(stack)
+        for path, use in self.uses.items():
+            first, _, rest = path.partition("/")
+            if first == name:
+                stored = {part: whole.pop(f"{rest}/{part}") for part in ("codes", "scales")}
+                whole[rest] = declare.Made({"kernel": stored}, use.of_a_layer(), brief=True)
+        return tree.unflatten(whole)
+
+    def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
+        """Outputs of a whole batch."""
+        return self.base.apply(self.in_use(params), batch, key=key)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in ("stacks", "max_positions", "vocab_size"):
+            raise AttributeError(name)
+        return getattr(self.base, name)
+
+
+@dataclass(frozen=True)
+class PackedDecoder(Packed):
+    """One that continues a text."""
+
+    base: Decodes
+
+    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
+        """A cache for `max_len` tokens."""
+        return self.base.empty_cache(batch_size, max_len)
+
+    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read whole prompts into an empty cache."""
+        return self.base.prefill(self.in_use(params), batch, cache)
+
+    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
+        """Read tokens [B,n] that follow those in the cache."""
+        return self.base.extend(self.in_use(params), tokens, cache)
+
+
+def packed(model: Model, packing: Packing) -> Packed:
+    """Return a model with the kernels of its layers in few bits.
+
+    Raises:
+        UserError: it is of a kind that cannot be packed, or has no kernels that can.
+    """
+    kind = type(model).__name__
+    if isinstance(model, Counts | Samples | Conditional):
+        raise UserError(f"--quantize={packing.form}: {kind} cannot be packed; decoders and encoders can")
+    made = (PackedDecoder if isinstance(model, Decodes) else Packed)(model, packing)  # type: ignore[arg-type]
+    if not made.uses:
+        raise UserError(f"--quantize={packing.form}: {kind} has no stacked kernels with an even number of inputs")
+    return made

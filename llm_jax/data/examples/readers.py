@@ -1,0 +1,184 @@
+"""Readers of records: tables with a header (CSV, TSV) and JSON lines.
+
+Each takes `train` (a glob pattern or a list of them; `files` is the same) and either `validation` (another) or
+`held_out`, the fraction of rows to hold out by the hash of their values. A row that cannot be read is named by file
+and line.
+"""
+
+import csv as table
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from llm_jax.core.table import UserError, choices
+from llm_jax.data.documents import check_fraction, find, fingerprint
+from llm_jax.data.examples.records import Record, Records, on_side
+
+Patterns = str | list | tuple | None
+LONGEST = 1 << 27  # characters of a cell
+DELIMITERS = {".tsv": "\t", ".tab": "\t"}
+READERS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+def csv(
+    *,
+    split: str,
+    train: str | list | tuple | None = None,
+    files: str | list | tuple | None = None,
+    validation: str | list | tuple | None = None,
+    held_out: float = 0.05,
+    delimiter: str | None = None,
+    columns: list | tuple | None = None,
+) -> Records | None:
+    """Tables: a record a row, its fields named by the first row.
+
+    delimiter: between cells; by default a tab in .tsv and .tab files, else a comma. columns: the names of the fields,
+    for files that have no row of names.
+    """
+    if delimiter is not None and len(delimiter) != 1:
+        raise UserError(f"data.options.delimiter={delimiter!r} must be one character, such as ';'")
+
+    def read(path: Path) -> Iterator[Record]:
+        return rows(path, delimiter or DELIMITERS.get(path.suffix.lower(), ","), columns)
+
+    return split_rows(split, train, files, validation, held_out, read, "csv", delimiter, columns)
+
+
+def jsonl(
+    *,
+    split: str,
+    train: str | list | tuple | None = None,
+    files: str | list | tuple | None = None,
+    validation: str | list | tuple | None = None,
+    held_out: float = 0.05,
+) -> Records | None:
+    """JSON lines: a record an object, an object a line; blank lines are skipped."""
+    return split_rows(split, train, files, validation, held_out, objects, "jsonl")
+
+
+def files(
+    *,
+    split: str,
+    train: str | list | tuple | None = None,
+    files: str | list | tuple | None = None,
+    validation: str | list | tuple | None = None,
+    held_out: float = 0.05,
+) -> Records | None:
+    """Tables and JSON lines by their suffix: .csv, .tsv, .jsonl."""
+    return split_rows(split, train, files, validation, held_out, by_suffix, "files")
+
+
+def split_rows(
+    split: str,
+    train: Patterns,
+    files: Patterns,
+    validation: Patterns,
+    held_out: float,
+    read: Callable[[Path], Iterator[Record]],
+    *parts: object,
+) -> Records | None:
+    """Return a split of files: by their own pattern where there is one, else by hash; None if nothing is held out."""
+    check_fraction(held_out)
+    if (train is None) == (files is None):
+        raise UserError("data.options: name the files with examples by `train` (or `files`, which is the same)")
+    if split == "validation" and not validation and not held_out:
+        return None
+    given = find(train or files or "", f"data.options.{'files' if train is None else 'train'}")
+    other = find(validation, "data.options.validation") if validation else []
+    chosen = other if other and split == "validation" else given
+
+    def load() -> Sequence[Record]:
+        found = [record for path in chosen for record in read(path)]
+        if not found:
+            raise UserError(f"{chosen[0]}: there is no row with an example")
+        return found if other else on_side(found, split, held_out)
+
+    return Records(fingerprint(chosen, *parts, *(() if other else (split, held_out))), load)
+
+
+def by_suffix(path: Path) -> Iterator[Record]:
+    """Yield the records of a file of a known kind."""
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise UserError(f"{path}: of no known kind; one of {choices(READERS)}, or set data.source to 'csv' or 'jsonl'")
+    return objects(path) if READERS[suffix] == "jsonl" else rows(path, DELIMITERS.get(suffix, ","), None)
+
+
+def rows(path: Path, delimiter: str, columns: Sequence[str] | None) -> Iterator[Record]:
+    """Yield the records of a table.
+
+    Raises:
+        UserError: it is not UTF-8, a row has too many or too few cells, a quote stays open, or names are missing.
+    """
+    lines = table.reader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
+    names = None if columns is None else _named(path, list(columns))
+    before, limit = 0, table.field_size_limit(LONGEST)
+    try:
+        while True:
+            try:
+                cells = next(lines)
+            except StopIteration:
+                return
+            except table.Error as error:
+                told = "a quote is never closed" if "unexpected end" in str(error) else error
+                raise UserError(f"{path}:{before + 1}: this row is no row of a table ({told})") from None
+            line, before = before + 1, lines.line_num
+            if not cells:
+                continue
+            if names is None:
+                names = _named(path, cells)
+            elif len(cells) != len(names):
+                raise UserError(
+                    f"{path}:{line}: {len(cells)} cells, and there are {len(names)} fields ({', '.join(names)}); "
+                    f'put a cell that holds {delimiter!r} into quotes ("…"), or set data.options.delimiter'
+                )
+            else:
+                yield Record(dict(zip(names, cells, strict=True)), f"{path}:{line}")
+    finally:
+        table.field_size_limit(limit)
+
+
+def _named(path: Path, names: list[str]) -> list[str]:
+    bare = [str(name).strip() for name in names]
+    if not all(bare) or len(set(bare)) < len(bare):
+        raise UserError(
+            f"{path}:1: the first row must name the fields, each once, and is {', '.join(map(repr, bare))}; "
+            "for a file without names give data.options.columns"
+        )
+    return bare
+
+
+def objects(path: Path) -> Iterator[Record]:
+    """Yield the records of JSON lines.
+
+    Raises:
+        UserError: it is not UTF-8, or a line is no JSON object.
+    """
+    for number, line in enumerate(_decoded(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}:{number}: not a JSON object ({error}); each line must be one") from None
+        if not isinstance(value, dict):
+            raise UserError(f"{path}:{number}: {line.strip()!r:.60} is no JSON object with named fields")
+        yield Record(value, f"{path}:{number}")
+
+
+def _decoded(path: Path) -> str:
+    """Return the content of a file, without a byte-order mark.
+
+    Raises:
+        UserError: it is not UTF-8; the message gives the line.
+    """
+    raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x}); save it as UTF-8, such as by "
+            f"`iconv -f latin1 -t utf8`"
+        ) from None

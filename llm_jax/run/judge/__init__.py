@@ -1,0 +1,1 @@
+"""Suites and foreign harnesses put to the model of a run."""

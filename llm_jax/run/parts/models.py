@@ -1,0 +1,91 @@
+"""The model of a configuration, with its head or its adapter, the objective that it is learnt by, and its examples."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llm_jax.adapt import ADAPTERS
+from llm_jax.adapt.adapted import adapted
+from llm_jax.adapt.headed import KERNEL, Headed
+from llm_jax.adapt.pack import Packing
+from llm_jax.adapt.packed import packed
+from llm_jax.core.table import UserError, lookup
+from llm_jax.core.types import Model, Objective
+from llm_jax.data.examples import forms
+from llm_jax.data.examples.forms import Form
+from llm_jax.models import MODELS
+from llm_jax.objectives import OBJECTIVES
+from llm_jax.run import sections
+from llm_jax.run.config import Config, construct
+
+ANY_VOCABULARY = 256  # stands in for a size that is not known yet, so that all else can be checked before any work
+
+
+def model(config: Config, *, vocab_size: int) -> Model:
+    """Return the model of a configuration; what it leaves open derives from the data and the objective.
+
+    vocab_size: ids of the tokenizer; those that the objective adds come after them.
+    """
+    values = dict(config.values["model"])
+    cls = lookup(MODELS, values.pop("name"), "model.name")
+    if values.get("vocab_size") is None:
+        values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
+    if values.get("max_positions", 0) is None:
+        values["max_positions"] = _longest(config)
+    return adaptation(config, headed(config, construct(cls, values)))
+
+
+def headed(config: Config, plain: Model) -> Model:
+    """Return a model with the head that the objective of a configuration asks for, which may be none."""
+    head = getattr(objective(config), "head", None)
+    if head is None:
+        return plain
+    names = labels(config) if head.classes else ()
+    if head.pooling == "tokens" and hasattr(plain, "tagger"):  # its states are the tags
+        return plain.tagger(names)
+    return Headed(plain, names, head.pooling, head.dropout)
+
+
+def labels(config: Config) -> tuple[str, ...]:
+    """Return the names of the classes of a configuration.
+
+    Raises:
+        UserError: it names none.
+    """
+    made = form(config.values["data"]["form"])
+    names = tuple(getattr(made, "names", getattr(made, "classes", None)) or ())
+    if not names:
+        raise UserError(
+            f"objective.name={config.values['objective']['name']!r} needs the names of the classes: "
+            'data.form={"name": "labelled", "classes": ["…", "…"]}; numbers are for objective.name=\'regression\''
+        )
+    return names
+
+
+def _longest(config: Config) -> int:
+    """Return the most tokens that a text of a batch has."""
+    return int(config.values["data"]["seq_len"]) + getattr(objective(config), "extra_positions", 0)
+
+
+def adaptation(config: Config, plain: Model) -> Model:
+    """Return a model with the adapter of a configuration, or packed as it says; it may say neither."""
+    kept: sections.Compress = construct(sections.Compress, config.values["compress"])
+    if kept.quantize is not None:
+        return packed(plain, Packing(kept.quantize, kept.group))
+    section: sections.Adapt = construct(sections.Adapt, config.values["adapt"])
+    if section.name == "none":
+        return plain
+    kind = lookup(ADAPTERS, section.name, "adapt.name")(section.rank, section.alpha, section.dropout)
+    packing = None if section.pack is None else Packing(section.pack, section.pack_group)
+    new = (f"^{KERNEL}$",) if isinstance(plain, Headed) else ()
+    return adapted(plain, kind, (*section.patterns, *new), packing)
+
+
+def objective(config: Config) -> Objective:
+    """Return the objective of a configuration."""
+    values = dict(config.values["objective"])
+    return construct(lookup(OBJECTIVES, values.pop("name"), "objective.name"), values)
+
+
+def form(given: Mapping[str, Any] | None) -> Form | None:
+    """Return what is made of examples by the section `data.form`; None for text."""
+    return None if given is None else forms.build(given)
