@@ -9,10 +9,10 @@ from llm_jax.run.config import load_recipe, resolve
 
 pytestmark = pytest.mark.plan
 SLICE = topology.parse("v5e:4x4")
-LAYERS, ROWS, T, WIDTH, KV = 4, 16, 2048, 1024, 8 * 64
+LAYERS, ROWS, T, WIDTH, KV, VOCAB = 4, 16, 2048, 1024, 8 * 64, 4096
 SMALL = [
     ("model.num_layers", str(LAYERS)), ("model.embed_dim", str(WIDTH)), ("model.num_heads", "16"),
-    ("model.num_kv_heads", "8"), ("model.mlp_dim", "3072"), ("model.vocab_size", "4096"),
+    ("model.num_kv_heads", "8"), ("model.mlp_dim", "3072"), ("model.vocab_size", str(VOCAB)),
     ("data.batch_size", str(ROWS)), ("data.seq_len", str(T)), ("objective.cross_entropy", "plain"), ("mesh.fsdp", "4"),
 ]  # fmt: skip
 
@@ -48,11 +48,14 @@ def test_an_exchange_of_heads_is_two_all_to_alls_each_way():
 
 
 def test_activations_between_layers_are_gathered_and_scattered_in_place_of_summed():
-    """Of each layer: two gathers and scatters forward, the gathers again, two of each backward, one scatter again."""
+    """Of each layer: two gathers and scatters forward, the gathers again, two of each backward, one scatter again.
+
+    The table of embeddings is gathered once, along its vocabulary.
+    """
     rows, text = compiled(("mesh.tensor", "4"), ("mesh.sequence_sharded", "True"))
     stream = ROWS // 4 * T * WIDTH * 2
     gathered = sum(row.whole for row in rows if row.kind == "all-gather" and row.axes == ("tensor",))
-    assert gathered == pytest.approx((6 * LAYERS + 1) * stream, rel=0.01)
+    assert gathered == pytest.approx((6 * LAYERS + 1) * stream + 2 * VOCAB * WIDTH, rel=0.01)
     scattered = re.findall(
         rf"%all-reduce-scatter[\w.]* \(.*: bf16\[4,{T},{WIDTH}\]\) -> bf16\[4,{T // 4},{WIDTH}\]", text
     )
