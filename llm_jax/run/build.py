@@ -33,7 +33,7 @@ from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
 from llm_jax.run.parts import learning
 from llm_jax.run.parts.compression import Prune
-from llm_jax.run.parts.models import ANY_VOCABULARY, form, model, objective
+from llm_jax.run.parts.models import ANY_VOCABULARY, form, longest_text, model, objective
 from llm_jax.run.parts.privacy import accountant
 from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
@@ -134,7 +134,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
-    length, longest = parts.data.seq_len, _longest(config)
+    length, longest = parts.data.seq_len, longest_text(config)
     if (positions := getattr(built, "max_positions", longest)) < longest:
         more = f" + {longest - length} of the objective" if longest > length else ""
         raise UserError(f"model.max_positions={positions} is below data.seq_len={length}{more}; leave it out")

@@ -43,7 +43,7 @@ OTHER = {  # a legal value of another kind than a small number, for keys that ne
     "data.mixture": '[{"source": "sotu"}]', "optimizer.decay_exclude": '["x"]', "init_from": "elsewhere",
     "data.tokenizer.name": "characters", "launch.slurm.python": "python3", "launch.gke.namespace": "space",
     "train.learner": "gradient", "local.name": "diloco", "mesh.context_by": "heads",
-    "adapt.name": "dora", "adapt.targets": '["x"]',
+    "adapt.name": "dora", "adapt.targets": '["x"]', "data.form": '{"name": "pairs"}', "sample.stopping": "full",
 }  # fmt: skip
 
 OF_TYPE = {

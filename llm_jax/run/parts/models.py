@@ -30,7 +30,7 @@ def model(config: Config, *, vocab_size: int) -> Model:
     if values.get("vocab_size") is None:
         values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
-        values["max_positions"] = _longest(config)
+        values["max_positions"] = longest_text(config)
     return adaptation(config, headed(config, construct(cls, values)))
 
 
@@ -61,7 +61,7 @@ def labels(config: Config) -> tuple[str, ...]:
     return names
 
 
-def _longest(config: Config) -> int:
+def longest_text(config: Config) -> int:
     """Return the most tokens that a text of a batch has."""
     return int(config.values["data"]["seq_len"]) + getattr(objective(config), "extra_positions", 0)
 
