@@ -136,6 +136,7 @@ def test_counts_do_not_depend_on_how_they_came():
             np.testing.assert_array_equal(first[name], second[name])
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_is_ready_says_what_one_that_is_not_does():
     state, _ = learned(small())
     batch = batches()[1]

@@ -31,7 +31,7 @@ def test_every_case_is_tested():
     assert {file.stem.replace("_", " ") for file in FOLDER.iterdir()} == {case.replace("_", " ") for case in CASES}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.exhaustive if " " in c else ()) for c in CASES])
 def test_logits_gradients_and_greedy_texts_are_those_of_transformers(case):
     arrays = dict(np.load(FOLDER / f"{case.replace(' ', '_')}.npz"))
     family, fields, *_ = configs.read(json.loads(str(arrays["config"])))

@@ -223,7 +223,9 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("explicit", [False, True], ids=["auto", "explicit"])
+@pytest.mark.parametrize(
+    "explicit", [pytest.param(False, id="auto"), pytest.param(True, id="explicit", marks=pytest.mark.exhaustive)]
+)
 @pytest.mark.parametrize("sizes", MESHES.values(), ids=MESHES)
 @pytest.mark.parametrize("name", ["gpt_oss", "deepseek_v3"])
 def test_a_mesh_changes_no_output_no_load_and_no_gradient(name, sizes, explicit):

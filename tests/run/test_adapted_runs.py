@@ -98,6 +98,7 @@ def test_another_run_begins_from_the_merged_kernels_with_a_larger_vocabulary_and
     np.testing.assert_allclose(new["embed/tokens"][len(table) :], np.tile(table.mean(0), (7, 1)), atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_what_is_packed_is_the_run_that_was_begun_from(runs, monkeypatch):
     """To the nearest codes; opened, it is the plain model again."""
     folder, recipe, _ = runs

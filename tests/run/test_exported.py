@@ -35,6 +35,7 @@ def described(run, words=None):
     return exported.described(run.resolved.values, run.model, run.workdir, "float32", words)
 
 
+@pytest.mark.exhaustive
 def test_an_export_holds_the_averaged_parameters_of_its_step(trained):
     assert sorted(p.name for p in trained.workdir.exports.iterdir()) == ["2", "4"]
     what = described(trained)

@@ -32,7 +32,7 @@ def train(recipe, workdir, *options):
 
 CASES = [
     pytest.param("four slices", STREAMING, id="streaming, four slices"),
-    pytest.param("one device", ROUNDS, id="rounds, one device"),
+    pytest.param("one device", ROUNDS, id="rounds, one device", marks=pytest.mark.exhaustive),
     pytest.param("one device", STREAMING, id="streaming, one device", marks=pytest.mark.exhaustive),
     pytest.param("four slices", DILOCO, id="diloco, four slices", marks=pytest.mark.exhaustive),
 ]

@@ -86,6 +86,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(flags_of_tuning
     assert re.search(message, capsys.readouterr().err) and not (tmp_path / "tuned").exists()
 
 
+@pytest.mark.exhaustive
 def test_an_encoder_decoder_learns_pairs(recipe, tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("source,target\n" + "".join(f"say {i},{i}\n" for i in range(60)))
