@@ -1,6 +1,7 @@
 # make quickstart   build .venv, train a small model on real text, evaluate it, write a sample
 # make chat         fetch and import SmolLM2-135M-Instruct, once, and talk with it
 # make test         the whole gate: format, lint, types, tests
+# make test-laws    every law over every family, and what else `make test` has a sample of
 # make test-mesh    every plan of the table with every family (make test has a sample)
 # make meshes       measure benchmarks/MESHES.md anew: by how much each plan changes each family's gradient
 # make families     measure the README's table of families anew
