@@ -1,8 +1,14 @@
-"""Eight simulated CPU devices for every test, and a compiler that is quick rather than thorough."""
+"""Eight simulated CPU devices for every test, and a compiler that is quick rather than thorough.
+
+A test marked `rotates(n)` runs an n-th of its cases, others with each commit; `make test-laws` runs them all.
+"""
 
 import os
 import random
+import subprocess
+import zlib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -59,8 +65,31 @@ def write_recipe(folder):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "of(kind): a law over the families of one kind, of tests/laws/kinds.py")
-    config.addinivalue_line("markers", "rotates: a law over a quarter of its families, another with each commit")
+    config.addinivalue_line("markers", "rotates(n): an n-th of a test's cases, others with each commit")
     config.addinivalue_line("markers", "oracle: beside a foreign program or real weights, run live (make test-oracles)")
     config.addinivalue_line("markers", "exhaustive: every corner of a law whose middle is always tested")
     config.addinivalue_line("markers", "plan: compiles for chips that are not here (make test-plan)")
     config.addinivalue_line("markers", "faults: kills, stops and starts real processes again (make test-faults)")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+def pytest_collection_modifyitems(items):
+    turn, tests = commit(), {}
+    for item in items:
+        if item.get_closest_marker("rotates") and not item.get_closest_marker("exhaustive"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for name, cases in tests.items():
+        parts = min(len(cases), cases[0].get_closest_marker("rotates").args[0])
+        first = (zlib.crc32(name.encode()) + turn) % parts
+        for number, case in enumerate(cases):
+            if number % parts != first:
+                case.add_marker(pytest.mark.exhaustive)
+
+
+def commit():
+    """Return a number that follows from the commit, 0 where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout[:8], 16)
+    except (OSError, subprocess.CalledProcessError):
+        return 0

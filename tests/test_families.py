@@ -28,6 +28,7 @@ def test_every_cell_is_filled_and_every_difference_is_small(row):
         assert float(number) <= most
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("family", families.FAMILIES)
 def test_the_sizes_in_the_readme_are_the_presets(family):
     (row,) = (row for row in ROWS if row[0] == f"`{family}`")

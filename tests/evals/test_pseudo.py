@@ -59,6 +59,7 @@ def test_a_decoder_has_none():
         row_sums(Llama(vocab_size=20, num_layers=1, embed_dim=16, num_heads=2), {}, BATCH, MASK)
 
 
+@pytest.mark.exhaustive
 def test_the_verb_reads_whole_texts_and_says_what_it_counted(recipe, tmp_path, capsys):
     small = ["--config.train.duration=1 steps", "--config.eval.every=0", "--config.model.num_layers=1"]
     small += ["--config.model.name=bert", "--config.objective.name=masked", "--config.data.seq_len=16"]

@@ -87,6 +87,7 @@ def test_matrices_are_halved_and_vectors_stay(tmp_path, dtype, error):
         np.testing.assert_allclose(found[path], leaf, **near, err_msg=path)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("name", CASES)
 def test_every_family_comes_back_and_computes_the_same(tmp_path, name):
     model, what, leaves = case(name)

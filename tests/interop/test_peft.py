@@ -42,6 +42,7 @@ def foreign(model, family, params):
     return what, {n: np.array(t) for n, t in what.tensors((p, np.asarray(flat[p])) for p in what.paths())}
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize("family", sorted(MODELS_OF))
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_a_kernel_and_its_files_make_the_merged_kernel(family, name, tmp_path):

@@ -43,6 +43,7 @@ def both(one, other, T, S=None, rtol=2e-5, **heads):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max(), err_msg=name)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("blocks", [3, 7, 20], ids=["kept", "recomputed", "looped"])
 @pytest.mark.parametrize(
     "options",

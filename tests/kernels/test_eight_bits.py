@@ -57,6 +57,7 @@ SIZES = {"vocab_size": 32, "num_layers": 2, "embed_dim": 32, "num_heads": 4}
 TOKENS = rng.integers(0, 32, (2, 16))
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
     "model",

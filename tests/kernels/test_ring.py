@@ -59,6 +59,7 @@ def agree(layout, way, options, *, operands, rtol=1e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * np.abs(b).max()), found, expected)
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("name", "option"),
     [(n, o) for n in PLANS for o in OPTIONS if n == "ring8" or o in ("all window", "everything")],

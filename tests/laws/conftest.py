@@ -18,7 +18,7 @@ from llm_jax.models.moe.deepseek_v3 import Latent, Selection
 from llm_jax.nn.initial import ones
 from llm_jax.nn.moe.router import Moe
 from llm_jax.nn.rotary import Yarn
-from tests.laws.kinds import KINDS, TWINS, sampled
+from tests.laws.kinds import KINDS, TWINS
 
 _SMALL = {"vocab_size": 40, "num_layers": 2, "embed_dim": 16, "num_heads": 4}
 
@@ -79,10 +79,8 @@ def pytest_generate_tests(metafunc):
     if "family" in metafunc.fixturenames and not named:
         kind = metafunc.definition.get_closest_marker("of")
         families = KINDS[kind.args[0] if kind else "all"]
-        rotates = metafunc.definition.get_closest_marker("rotates")
-        tested = sampled(metafunc.definition.name, families) if rotates else set(families) - TWINS
         metafunc.parametrize(
-            "family", [pytest.param(f, marks=() if f in tested else pytest.mark.exhaustive) for f in families]
+            "family", [pytest.param(f, marks=pytest.mark.exhaustive if f in TWINS else ()) for f in families]
         )
 
 

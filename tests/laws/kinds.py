@@ -1,11 +1,4 @@
-"""Which laws a family is under: `@pytest.mark.of(kind)` runs a law over the families of one kind, else over all.
-
-A law marked `rotates` goes over a quarter of them, another with each commit; with all laws over all.
-"""
-
-import subprocess
-import zlib
-from pathlib import Path
+"""Which laws a family is under: `@pytest.mark.of(kind)` runs a law over the families of one kind, else over all."""
 
 from llm_jax.models import MODELS
 
@@ -33,23 +26,3 @@ KINDS = {
 }
 # The code of bart with fixed positions, of lstm with another cell, of bert with other defaults: with all laws alone.
 TWINS = {"gru", "marian", "roberta"}
-
-PARTS = 4
-
-
-def _turn():
-    """Which part a law begins with: a number that follows from the commit, 0 where there is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return int(subprocess.run(command, capture_output=True, check=True, text=True).stdout[:8], 16)
-    except (OSError, subprocess.CalledProcessError):
-        return 0
-
-
-TURN = _turn()
-
-
-def sampled(law, families):
-    """Return the families that a law that rotates goes over in `make test`."""
-    first = (zlib.crc32(law.encode()) + TURN) % PARTS
-    return set(families[first::PARTS] or families[:1])

@@ -118,6 +118,7 @@ def test_half_of_the_texts_have_their_parts_exchanged_and_nothing_is_lost():
         assert not moved.ids[row, size:].any() and not types[row, size:].any()
 
 
+@pytest.mark.exhaustive
 def test_the_order_of_sentences_is_told_by_a_row_and_learned_through_the_pooler():
     model = Bert(vocab_size=300, max_positions=32, num_layers=1, embed_dim=16, num_heads=2)
     params = model.init(jax.random.key(0))

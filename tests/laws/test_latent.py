@@ -99,6 +99,7 @@ def test_the_weight_of_the_divergence_rises_with_the_examples(vae):
     close(Elbo(warmup=100)(model, params, BATCH, None)[0].total, plain + kl)  # without numbers it is the bound
 
 
+@pytest.mark.exhaustive
 def test_free_bits_cost_nothing_and_have_no_gradient(vae):
     model, params = vae
     generous = Elbo(free_bits=1e6)

@@ -263,6 +263,7 @@ def test_a_longer_duration_passes_where_the_schedule_does_not_depend_on_it(again
     assert open_run(workdir).steps[-1] == 15 and rows(workdir)[-1]["step"] == 15
 
 
+@pytest.mark.exhaustive
 def test_a_longer_duration_is_refused_where_the_schedule_ends_with_it(finished, tmp_path, capsys):
     common = [
         f"--config={finished / 'recipe.py'}",

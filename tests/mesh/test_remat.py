@@ -87,6 +87,7 @@ def test_activations_that_waited_in_the_hosts_memory_are_the_same(again):
     jax.tree.map(np.testing.assert_array_equal, step(params, BATCH), plain(params, BATCH))
 
 
+@pytest.mark.exhaustive
 def test_an_optimizer_that_waited_in_the_hosts_memory_takes_the_same_steps():
     mesh = jax.make_mesh((1, 2, 4), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     taught, found = descent(MODEL, Causal(), transformation("adamw", 1e-2)), {}

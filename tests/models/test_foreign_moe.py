@@ -31,6 +31,7 @@ def test_every_case_is_tested():
     assert {file.stem.replace("_", " ") for file in FOLDER.iterdir()} == {case.replace("_", " ") for case in CASES}
 
 
+@pytest.mark.rotates(3)
 @pytest.mark.parametrize("case", [pytest.param(c, marks=pytest.mark.exhaustive if " " in c else ()) for c in CASES])
 def test_logits_gradients_and_greedy_texts_are_those_of_transformers(case):
     arrays = dict(np.load(FOLDER / f"{case.replace(' ', '_')}.npz"))

@@ -223,6 +223,7 @@ MESHES = {
 }
 
 
+@pytest.mark.rotates(4)
 @pytest.mark.parametrize(
     "explicit", [pytest.param(False, id="auto"), pytest.param(True, id="explicit", marks=pytest.mark.exhaustive)]
 )
