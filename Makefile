@@ -39,8 +39,8 @@ dev: $(DEV)
 oracles: $(ORACLES)
 
 test: $(DEV)
-	$(BIN)/ruff format --check llm_jax configs tests benchmarks
-	$(BIN)/ruff check llm_jax configs tests benchmarks
+	$(BIN)/ruff format --check llm_jax configs experiments tests benchmarks
+	$(BIN)/ruff check llm_jax configs experiments tests benchmarks
 	$(BIN)/mypy llm_jax
 	$(BIN)/pytest -n 2 --dist=worksteal tests
 
@@ -94,8 +94,8 @@ bench: $(ORACLES) $(PLAN)
 	$(BIN)/python -m benchmarks.planning --compile=configs/pods/llama3_70b.py >> benchmarks/PLANNING.md
 
 format: $(DEV)
-	$(BIN)/ruff format llm_jax configs tests benchmarks
-	$(BIN)/ruff check --fix llm_jax configs tests benchmarks
+	$(BIN)/ruff format llm_jax configs experiments tests benchmarks
+	$(BIN)/ruff check --fix llm_jax configs experiments tests benchmarks
 
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -116,7 +116,7 @@ def drawn(model, seed=0, size=0.3):
     if isinstance(model, Counts | Backoff):
         tokens = rng.integers(0, 40, (2, 24)).astype(np.int32)
         counts = Ngram(**TINY["ngram"]) if isinstance(model, Backoff) else model
-        counted = counts.count(counts.init(jax.random.key(0)), {"tokens": tokens})
+        counted = jax.jit(counts.count)(counts.init(jax.random.key(0)), {"tokens": tokens})
         return counted if counts is model else backed_off(counts, counted)
     return tree.unflatten(
         {
@@ -128,7 +128,7 @@ def drawn(model, seed=0, size=0.3):
 
 def backed_off(model, counted):
     """Return what a counted model says as tables of probabilities."""
-    orders = arpa.orders(model, model.ready(counted))
+    orders = arpa.orders(model, jax.jit(model.ready)(counted))
     return {
         str(n): arrays(model.vocab_size, part.tokens, part.log_p, part.backoff if n < model.order else None)
         for n, part in enumerate(orders, 1)

@@ -55,6 +55,7 @@ def test_drawn_tokens_are_one_hots_with_the_gradient_of_the_softmax():
     close(found, jax.grad(lambda s: (jax.nn.softmax(s / 0.7) * direction).sum())(scores))
 
 
+@pytest.mark.exhaustive
 def test_tokens_are_drawn_of_the_distribution_of_the_logits(tiny, draw):
     model = tiny("gan", latent_dim=1)
     params = draw(model)

@@ -76,7 +76,7 @@ def agree(result, expected):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max() + 1e-6 * largest, err_msg=path)
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(4)
 @each
 def test_split_texts_change_no_loss_and_no_gradient(family, layout, make, draw):
     model = make()
@@ -98,7 +98,7 @@ def test_explicit_axes_agree_too(family, make, draw):
     agree(on(layout, model, params), jax.jit(loss(model))(params, BATCH))
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(4)
 @each
 def test_cached_decoding_agrees_where_texts_are_split(family, layout, make, draw):
     model = make()

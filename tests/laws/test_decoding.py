@@ -32,7 +32,7 @@ def unstacked(params):
     return {name: stack.unstack(part) if name.endswith("blocks") else part for name, part in params.items()}
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(4)
 @pytest.mark.of("causal")
 def test_cached_is_whole(model, params):
     """Prompts of unequal length, then one token, then three, then one."""
@@ -77,7 +77,7 @@ WINDOW = 3
 WINDOWED = ("gemma2", "gemma3", "gpt_oss", "mistral", "mixtral", "phi3")
 
 
-@pytest.mark.rotates(4)
+@pytest.mark.rotates(8)
 @pytest.mark.parametrize(
     ("family", "layout"),
     [*((family, "unstacked") for family in WINDOWED), ("gemma2", "scanned"), ("mistral", "scanned")],

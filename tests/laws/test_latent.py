@@ -88,6 +88,7 @@ def test_the_evaluation_charges_the_divergence(vae):
     assert seen["kl"].total > 0
 
 
+@pytest.mark.exhaustive
 def test_the_weight_of_the_divergence_rises_with_the_examples(vae):
     model, params = vae
     of = jax.jit(lambda e: Elbo(warmup=100, beta=2.0)(model, params, BATCH | {"example": e}, None))

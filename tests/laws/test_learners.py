@@ -79,7 +79,7 @@ def near(a, b, rtol):
         np.testing.assert_allclose(x, y, rtol=0, atol=rtol * np.abs(y).max(), err_msg=path)
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 def test_a_state_that_was_taken_apart_goes_on_as_if_it_was_not(new, update, tmp_path):
     """Through leaves and back, and through a checkpoint: all that matters to the future is in the state."""
     middle = update(update(new, batch(0))[0], batch(1))[0]
@@ -108,7 +108,7 @@ def test_a_state_keeps_its_structure_shapes_and_dtypes(new, update):
     assert form(update(new, batch(0))[0]) == form(new)
 
 
-@pytest.mark.rotates(2)
+@pytest.mark.rotates(6)
 @pytest.mark.parametrize("learner", ["gradient-adamw", "ema-accumulate-lion"], indirect=True)
 def test_jitted_is_eager(learner, new, update):
     jitted, eager = update(new, BATCH), learner.update(new, BATCH)

@@ -26,7 +26,7 @@ def agree(found, expected):
     assert not far, far
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(4)
 @pytest.mark.of("deep")
 @over(PLANS)
 def test_a_plan_changes_no_loss_and_no_gradient(family, text):
@@ -44,6 +44,7 @@ def test_no_array_is_gathered_in_silence(family):
     agree(on(layout("data2 fsdp2 tensor2 explicit"), model, params), expected)
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
 def test_tokens_travel_where_experts_are_split(family):
     model, params, expected = alone(family)

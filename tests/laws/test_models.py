@@ -73,7 +73,7 @@ def test_no_hidden_state_depends_on_a_later_token(model, params):
     np.testing.assert_array_equal(reached, np.tri(T, dtype=bool))
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(4)
 @pytest.mark.of("causal")
 def test_no_logit_depends_on_a_later_token(model, params):
     """By value: whatever follows position t, the logits up to t are the same bits."""
@@ -86,7 +86,7 @@ def test_no_logit_depends_on_a_later_token(model, params):
         assert not np.allclose(after[:, t], before[:, t])
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(4)
 @pytest.mark.of("packed")
 def test_packing_and_padding_change_no_logit(model, params):
     """Two texts in one row, or one with padding on either side or on both, give the logits that each has alone."""
@@ -204,7 +204,7 @@ def test_init_returns_what_is_declared(model):
     assert all(n is None or n in plan.RULES for d in model.declarations().values() for n in d.axes)
 
 
-@pytest.mark.rotates(3)
+@pytest.mark.rotates(4)
 @pytest.mark.of("deep")
 def test_every_parameter_matters(model, params, source):
     """A declared parameter on which neither a logit nor what the model adds to its loss depends is dead weight."""

@@ -25,6 +25,9 @@ def close(a, b):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
 
 
+pytestmark = pytest.mark.rotates(2)
+
+
 @pytest.fixture(params=[pytest.param(f, marks=() if f in SOME else pytest.mark.exhaustive) for f in FORMS])
 def form(tiny, request):
     family, fields = FORMS[request.param]

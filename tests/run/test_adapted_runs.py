@@ -81,6 +81,7 @@ def test_a_run_with_an_adapter_goes_on_with_the_same_bits(runs, monkeypatch):
             np.testing.assert_array_equal(tree.flatten(again)[path], leaf, err_msg=path)
 
 
+@pytest.mark.exhaustive
 def test_another_run_begins_from_the_merged_kernels_with_a_larger_vocabulary_and_frozen_paths(runs, monkeypatch):
     """New rows are the mean of the old ones; what is frozen stays as it came."""
     folder, recipe, _ = runs

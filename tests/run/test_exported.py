@@ -47,6 +47,7 @@ def test_an_export_holds_the_averaged_parameters_of_its_step(trained):
         assert source.tokenizer.encode("the people").tolist() == trained.tokenizer.encode("the people").tolist()
 
 
+@pytest.mark.exhaustive
 def test_what_is_read_leaf_by_leaf_is_what_is_restored_at_once(trained):
     whole = tree.flatten(trained.params())
     for path, leaf in trained.leaves(whole):

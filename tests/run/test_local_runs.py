@@ -53,6 +53,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(place, kind, recipe, 
     assert losses.iloc[-1] < losses.iloc[0] and np.isfinite(losses).all()
 
 
+@pytest.mark.exhaustive
 def test_what_is_evaluated_and_begun_from_are_the_outer_parameters(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(jax, "devices", lambda *_: ALL[:1])
     workdir = tmp_path / "run"
