@@ -21,7 +21,7 @@ from llm_jax.run.open_run import OpenRun, open_run
 
 RECIPE = Path(__file__).with_name("recipe.py")
 RUNGS = ("uniform", "unigram", "ngram", "hmm", "lstm", "gru", *MODELS, "vae", "bert", "roberta", "modernbert", "gan")
-SHORT, LONG = 24, 56  # steps of two runs whose difference is what steps cost
+SHORT, LONG = 32, 192  # steps of two runs whose difference is what steps cost; compiling differs by seconds
 HIDDEN = 8  # batches whose every token an encoder is asked for
 
 
