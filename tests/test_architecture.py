@@ -127,6 +127,7 @@ def test_mesh_axes_configs_and_pickles_stay_in_their_rooms(path):
     assert not {m.split(".")[0] for m in imports(path)} & banned
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_every_recipe_builds_and_traces_one_abstract_step(path):
     devices = [("mesh.data", "-1"), ("mesh.fsdp", "1"), ("mesh.tensor", "1"), ("mesh.slice", "1")]

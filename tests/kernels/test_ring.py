@@ -150,6 +150,7 @@ def temporary_bytes(T, **options):
     return compiled.memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.exhaustive
 def test_memory_is_linear_in_the_length():
     """Compiled, not run: twice the text takes at most 2.3 times the memory of a device."""
     assert temporary_bytes(8192, block=64) <= 2.3 * temporary_bytes(4096, block=64)

@@ -41,6 +41,7 @@ def test_the_divergence_is_that_of_the_two_normal_distributions(mean, log_varian
     close(divergence(jnp.float32(mean), jnp.float32(log_variance)), expected)
 
 
+@pytest.mark.exhaustive
 def test_the_likelihood_lies_above_the_bound_and_many_draws_reach_it(vae):
     """Of one dimension the integral over z is a sum over a fine grid."""
     model, params = vae

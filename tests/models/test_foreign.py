@@ -29,6 +29,7 @@ def test_every_case_is_tested():
     assert set(FILES) == set(CASES)
 
 
+@pytest.mark.rotates(2)
 @pytest.mark.parametrize("case", CASES)
 def test_logits_and_gradients_are_those_of_transformers(case):
     with np.load(FILES[case]) as golden:
