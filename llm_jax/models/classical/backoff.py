@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.core.types import Batch, Declaration, Key, Outputs, Params
 from llm_jax.models.classical import contexts, tables
 from llm_jax.nn.declare import initialize
 from llm_jax.nn.initial import zeros
@@ -60,28 +60,11 @@ class Backoff:
 
     def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
         """Outputs of a whole batch: `hidden` are the contexts, `head` gives their log-probabilities."""
-        return self._outputs(params, contexts.contexts(batch, self._known, self.vocab_size))
+        return self._outputs(params, contexts.contexts(self, batch))
 
-    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
-        """The last tokens of each row; `max_len` changes nothing."""
-        return contexts.empty_cache(batch_size, self._known)
-
-    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read whole prompts into an empty cache."""
-        real = jnp.asarray(batch.get("segments", jnp.ones_like(batch["tokens"]))) > 0
-        return self._read(params, jnp.asarray(batch["tokens"], jnp.int32), real, cache)
-
-    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read tokens [B,n] that follow those in the cache."""
-        return self._read(params, jnp.asarray(tokens, jnp.int32), jnp.ones(jnp.shape(tokens), bool), cache)
-
-    @property
-    def _known(self) -> int:
-        return max(1, self.order - 1)
-
-    def _read(self, params: Params, tokens: Array, real: Array, cache: Cache) -> tuple[Outputs, Cache]:
-        found, cache = contexts.read(tokens, real, cache, self.vocab_size)
-        return self._outputs(params, found), cache
+    empty_cache = contexts.empty_cache
+    prefill = contexts.prefill
+    extend = contexts.extend
 
     def _outputs(self, params: Params, found: Array) -> Outputs:
         return Outputs(found, Partial(partial(_log_probabilities, self), jax.tree.map(jnp.asarray, params)))

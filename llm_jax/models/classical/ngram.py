@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from llm_jax.core import checks
 from llm_jax.core.table import UserError
 from llm_jax.core.targets import targets_and_weights
-from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
+from llm_jax.core.types import Batch, Declaration, Key, Outputs, Params
 from llm_jax.models.classical import contexts, tables
 from llm_jax.models.classical.tables import Table
 from llm_jax.nn.initial import zeros
@@ -87,7 +87,7 @@ class Ngram:
                 f"model.buffer={self.buffer} has no room for the {targets.size} tokens of a batch; raise it to a few "
                 "times as many"
             )
-        known = self._contexts(batch)
+        known = contexts.contexts(self, batch)
         new = tables.pack(jnp.concatenate([known, targets[..., None]], axis=-1)[..., -self.order :], self.vocab_size)
         new = jnp.where((weights > 0)[..., None], new, tables.UNUSED).reshape(targets.size, -1)
         full = params["filled"] + targets.size > self.buffer
@@ -113,34 +113,11 @@ class Ngram:
 
     def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
         """Outputs of a whole batch: `hidden` are the contexts, `head` gives their normalised log-probabilities."""
-        return self._outputs(params, self._contexts(batch))
+        return self._outputs(params, contexts.contexts(self, batch))
 
-    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
-        """The last tokens of each row; `max_len` changes nothing."""
-        return contexts.empty_cache(batch_size, self._known)
-
-    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read whole prompts into an empty cache."""
-        real = jnp.asarray(batch.get("segments", jnp.ones_like(batch["tokens"]))) > 0
-        return self._read(params, jnp.asarray(batch["tokens"], jnp.int32), real, cache)
-
-    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read tokens [B,n] that follow those in the cache."""
-        return self._read(params, jnp.asarray(tokens, jnp.int32), jnp.ones(jnp.shape(tokens), bool), cache)
-
-    @property
-    def _known(self) -> int:
-        """Tokens of a context, at least one, so that it is an array."""
-        return max(1, self.order - 1)
-
-    def _read(
-        self, params: Params, tokens: Int[Array, "B T"], real: Bool[Array, "B T"], cache: Cache
-    ) -> tuple[Outputs, Cache]:
-        found, cache = contexts.read(tokens, real, cache, self.vocab_size)
-        return self._outputs(params, found), cache
-
-    def _contexts(self, batch: Batch) -> Int[Array, "B T N-1"]:
-        return contexts.contexts(batch, self._known, self.vocab_size)
+    empty_cache = contexts.empty_cache
+    prefill = contexts.prefill
+    extend = contexts.extend
 
     def _outputs(self, params: Params, found: Array) -> Outputs:
         ready = self.ready(params)
