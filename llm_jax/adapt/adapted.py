@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 
+from llm_jax.adapt import decoding
 from llm_jax.adapt.lora import Lora
 from llm_jax.adapt.pack import Packing
 from llm_jax.core import keys, tree
 from llm_jax.core.table import UserError, nearest
-from llm_jax.core.types import Array, Batch, Cache, Declaration, Decodes, Key, Model, Outputs, Params
+from llm_jax.core.types import Array, Batch, Declaration, Decodes, Key, Model, Outputs, Params
 from llm_jax.nn import declare
 from llm_jax.optim.masks import Layout, layout
 
@@ -162,17 +163,9 @@ class AdaptedDecoder(Adapted):
 
     base: Decodes
 
-    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
-        """A cache for `max_len` tokens."""
-        return self.base.empty_cache(batch_size, max_len)
-
-    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read whole prompts into an empty cache."""
-        return self.base.prefill(self.in_use(params), batch, cache)
-
-    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read tokens [B,n] that follow those in the cache."""
-        return self.base.extend(self.in_use(params), tokens, cache)
+    empty_cache = decoding.empty_cache
+    prefill = decoding.prefill
+    extend = decoding.extend
 
 
 def adapted(model: Model, kind: Lora, targets: tuple[str, ...], packing: Packing | None = None) -> Adapted:

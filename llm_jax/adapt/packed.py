@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from llm_jax.adapt import decoding
 from llm_jax.adapt.adapted import Use
 from llm_jax.adapt.pack import Packing
 from llm_jax.core import tree
@@ -16,7 +17,6 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import (
     Array,
     Batch,
-    Cache,
     Conditional,
     Counts,
     Declaration,
@@ -105,17 +105,9 @@ class PackedDecoder(Packed):
 
     base: Decodes
 
-    def empty_cache(self, batch_size: int, max_len: int) -> Cache:
-        """A cache for `max_len` tokens."""
-        return self.base.empty_cache(batch_size, max_len)
-
-    def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read whole prompts into an empty cache."""
-        return self.base.prefill(self.in_use(params), batch, cache)
-
-    def extend(self, params: Params, tokens: Array, cache: Cache) -> tuple[Outputs, Cache]:
-        """Read tokens [B,n] that follow those in the cache."""
-        return self.base.extend(self.in_use(params), tokens, cache)
+    empty_cache = decoding.empty_cache
+    prefill = decoding.prefill
+    extend = decoding.extend
 
 
 def packed(model: Model, packing: Packing) -> Packed:
