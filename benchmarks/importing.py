@@ -3,11 +3,12 @@
     python -m benchmarks.importing FILE.gguf [--out=benchmarks/IMPORTING.md]
 
 Every figure is the median of rounds in turn, each in a fresh process, after a sync, the file in the system's cache.
-Two programs do nothing else: parse the header, read every tensor, dequantize it to float32, write it to one file, fsync;
-no tokenizer, no digests, no transposed layers. The peer is the `gguf` package by itself, its reader and its `dequantize`
-of whole tensors. The floor is our header and the same `dequantize` in slabs that fit a core's cache, as the import does
-it. "work" is that alone, beside opening the file and writing the whole workdir; "process" is from start to exit, with
-Python and all modules imported: for the first two only numpy and `gguf`, for the import jax, flax and orbax too.
+Two programs do nothing else: parse the header, read every tensor, dequantize it to float32, write it to one file,
+fsync; no tokenizer, no digests, no transposed layers. The peer is the `gguf` package by itself, its reader and its
+`dequantize` of whole tensors. The floor is our header and the same `dequantize` in slabs that fit a core's cache, as
+the import does it. "work" is that alone, beside opening the file and writing the whole workdir; "process" is from start
+to exit, with Python and all modules imported: for the first two only numpy and `gguf`, for the import jax, flax and
+orbax too.
 """
 
 import argparse
