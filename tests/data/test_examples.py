@@ -203,7 +203,6 @@ def test_the_first_token_of_a_word_has_its_tag_or_the_last(tmp_path):
         rows(path, form | {"at": "middle"}, 8, tmp_path)
 
 
-
 def test_loaders_of_examples_have_the_fields_that_the_form_promises(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"text": f"text {i}", "label": "bad"} for i in range(60)])
     form = forms.build(LABELS)
