@@ -23,6 +23,7 @@ VERBS = {
     "sample": "continue a text",
     "embed": "how alike texts are, by the vectors of an encoder",
     "classify": "the class, number or tags that a tuned model gives to typed texts",
+    "ask": "the words of a passage that answer typed questions, by a tuned model",
     "chat": "talk with a model in the terminal, by the chat template of its workdir",
     "import": "make a workdir of a Hugging Face directory or a GGUF file",
     "export": "write a checkpoint as transformers or llama.cpp read it",

@@ -17,6 +17,7 @@ OBJECTIVES = {
     "several": "llm_jax.objectives.several:Several",
     "simpo": "llm_jax.objectives.preference.alone:Simpo",
     "span": "llm_jax.objectives.span:Span",
+    "spans": "llm_jax.objectives.labelled.spans:Spans",
     "tagging": "llm_jax.objectives.labelled.tagging:Tagging",
     "ul2": "llm_jax.objectives.ul2:Ul2",
 }

@@ -13,8 +13,9 @@ from llm_jax.core.types import Adversaries, Model, Objective, Params
 from llm_jax.data.loader import Loader
 from llm_jax.decode.beam import Beams
 from llm_jax.decode.sample import unstacked
-from llm_jax.evals import adversarial, generation, labelled, preferred
+from llm_jax.evals import adversarial, generation, labelled
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
+from llm_jax.evals.tuned import preferred, spans
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.generate import continuations, decoding, ended
@@ -29,6 +30,7 @@ RANKED = {"loss": "tokens", "accuracy": "pairs", "accuracy_per_token": "pairs"}
 BARE = (
     "perplexity",
     "fooled",
+    "exact",
     "accuracy",
     "accuracy_per_token",
     "precision",
@@ -61,6 +63,10 @@ def evaluator(model: Model, objective: Objective) -> Judge:
     if judged == "regression":
         over = dict.fromkeys(("loss", "pearson", "spearman"), "texts")
         return Judge(jax.jit(partial(labelled.numbers, model)), labelled.regression, over)
+    if judged == "spans":
+        return Judge(
+            jax.jit(partial(spans.rows, model)), spans.matches, dict.fromkeys(("loss", "exact", "f1"), "texts")
+        )
     if judged == "preference":
         return Judge(jax.jit(partial(preferred.rows, model)), preferred.ranking, RANKED)
     if judged is not None:

@@ -32,6 +32,7 @@ BATCH = {
     "teacher_logits": RNG.normal(size=(B, T, V)).astype(np.float32),
     "tags": RNG.integers(0, 3, (B, T)).astype(np.int32),
 }
+BATCH["spans"] = np.stack([np.argmax(BATCH["weights"] > 0, axis=1), np.argmax(BATCH["weights"], axis=1)], axis=1)
 for name in ("tokens", "targets", "weights"):
     BATCH[f"rejected_{name}"] = np.ascontiguousarray(BATCH[name][:, ::-1])
 LABELS = ("a", "b", "c")
@@ -39,6 +40,7 @@ PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
     "classification": Headed(PAIRS, LABELS),
     "regression": Headed(PAIRS, (), "mean"),
+    "spans": Headed(PAIRS, ("start", "end"), "tokens"),
     "tagging": Headed(PAIRS, LABELS, "tokens"),
     "denoising": PAIRS,
     "several": PAIRS,
@@ -71,6 +73,7 @@ GUESSING = {  # nats, where it is not log V
     "ipo": 1 / 4**2,
     "orpo": math.log(V) + 0.1 * math.log(2),
     "simpo": math.log1p(math.e),
+    "spans": float(np.log((BATCH["weights"] > 0).sum(1)).mean()),  # of the tokens that count
     "regression": 0.5,  # of labels 0 and 1, of which rows weigh about the same
     "tagging": math.log(3),
     "seq2seq": math.log(V) + 0.5,  # T5 begins with logits of variance 1, which cost half of it
@@ -178,7 +181,7 @@ def test_padding_has_no_weight_when_weights_are_not_given(learn):
     segments = np.ones((B, T), np.int32)
     segments[:, T - 3 :] = 0
     batch = {"tokens": BATCH["tokens"], "targets": BATCH["targets"], "segments": segments}
-    labels = {name: BATCH[name] for name in BATCH if name in ("label", "tags") or name.startswith("rejected")}
+    labels = {name: BATCH[name] for name in BATCH if name in ("label", "tags", "spans") or name.startswith("rejected")}
     changed = {
         name: np.where(segments == 0, (values + 7) % V, values)
         for name, values in {"targets": batch["targets"], "tags": BATCH["tags"]}.items()

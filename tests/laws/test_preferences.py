@@ -8,7 +8,7 @@ import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.decode.score import score
-from llm_jax.evals.preferred import ranking, rows
+from llm_jax.evals.tuned.preferred import ranking, rows
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.objectives.preference.alone import Orpo, Simpo
 from llm_jax.objectives.preference.referred import Dpo, Ipo

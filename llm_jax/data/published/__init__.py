@@ -52,6 +52,13 @@ CORPORA = {
         "llm_jax.data.published.debian:synopses",
         "52,000 descriptions of the packages of this machine's Debian with the line that sums each up; 16 MB",
     ),
+    "debian_questions": Corpus(
+        "apt",
+        "main",
+        None,
+        "llm_jax.data.published.control:questions",
+        "16,000 questions about the packages of this machine's Debian, with the control fields that answer them; 16 MB",
+    ),
     "libreoffice_help": Corpus(
         "deb",
         "libreoffice-help-en-us libreoffice-help-de libreoffice-help-fr libreoffice-help-zh-cn",

@@ -13,10 +13,10 @@ RELEASE = re.compile(r"_dists_[a-z]+_main_")  # not of updates or security
 def sections(lists: Path) -> list[dict]:
     """Return {text, label, package} of the packages in the largest sections, each text once."""
     described = {
-        fields["Description-md5"]: fields["Description-en"] for fields in _paragraphs(lists, "_i18n_Translation-en")
+        fields["Description-md5"]: fields["Description-en"] for fields in paragraphs(lists, "_i18n_Translation-en")
     }
     found: dict[str, dict] = {}
-    for fields in _paragraphs(lists, "_Packages"):
+    for fields in paragraphs(lists, "_Packages"):
         text = _plain(described.get(fields.get("Description-md5", ""), ""))
         section = fields.get("Section", "").split("/")[-1]
         if text and section:
@@ -29,14 +29,14 @@ def sections(lists: Path) -> list[dict]:
 def synopses(lists: Path) -> list[dict]:
     """Return {source, target, package} of each description above `SHORT` characters: its text, and the line above."""
     found: dict[str, dict] = {}
-    for fields in _paragraphs(lists, "_i18n_Translation-en"):
+    for fields in paragraphs(lists, "_i18n_Translation-en"):
         target, _, source = _plain(fields["Description-en"]).partition("\n")
         if len(source) > SHORT:
             found.setdefault(source, {"source": source, "target": target, "package": fields["Package"]})
     return list(found.values())
 
 
-def _paragraphs(lists: Path, kind: str) -> Iterator[dict[str, str]]:
+def paragraphs(lists: Path, kind: str) -> Iterator[dict[str, str]]:
     """Yield the fields of each paragraph of the lists of one kind."""
     for path in sorted(lists.iterdir()):
         if kind in path.name and RELEASE.search(path.name):

@@ -1,0 +1,85 @@
+"""A recipe that answers by spans, beside scikit-learn's logistic regression, judged by transformers, in one run.
+
+    python -m benchmarks.answers --config=configs/answer_spans.py --workdir=runs/answers
+
+Trains the recipe (or takes what the workdir holds). The other program is made for passages of lines "Field: value": it
+learns from TF-IDF of a question's words which field answers it, and takes that line's value, or none where there is no
+such line. Both are judged by SQuAD's own rules as `transformers` has them: exact match, and F1 of the words, of texts
+in small letters without articles and signs.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llm_jax.data.examples import forms
+from llm_jax.data.examples.opened import open_examples
+from llm_jax.data.examples.passages import Passages
+from llm_jax.evals.tuned.spans import answering
+from llm_jax.run.open_run import open_run
+
+AT_ONCE = 32
+
+
+def main() -> int:
+    """Train, answer and print the table."""
+    parser = argparse.ArgumentParser(prog="benchmarks.answers")
+    parser.add_argument("--config", required=True)
+    parser.add_argument("--workdir", required=True)
+    given, more = parser.parse_known_args()
+    train = ["llm_jax", "train", f"--config={given.config}", f"--workdir={given.workdir}", *more]
+    code = subprocess.run([sys.executable, "-m", *train]).returncode
+    if code:
+        return code
+    run = open_run(given.workdir)
+    data: dict[str, Any] = run.resolved.values["data"]
+    form = forms.build(data["form"])
+    assert isinstance(form, Passages)
+    splits = [open_examples(data["source"], data["options"], s, data["normalization"]) for s in ("train", "validation")]
+    known, asked = ([(*form.texts(r), r.values[form.answers]["text"][:1]) for r in split or ()] for split in splits)
+    around = forms.Around(run.tokenizer, data["seq_len"], 0)
+    answer = answering(run.model, run.params(), form, around)
+    short = [row for row in asked if len(run.tokenizer.encode("\n".join(row[:2]))) < data["seq_len"] - 8]
+    ours: list[str] = []
+    for i in range(0, len(short), AT_ONCE):
+        few = short[i : i + AT_ONCE]
+        filled = [*few, *few[-1:] * (AT_ONCE - len(few))]  # one shape is compiled
+        ours += answer([q for q, _, _ in filled], [c for _, c, _ in filled])[: len(few)]
+    print(f"\n{Path(given.config).name}, {len(short)} held-out questions of {len(asked)}, the others are too long\n")
+    show(f"llm_jax {run.config.model.name}", ours, short)
+    show("scikit-learn, the field by logistic", of_lines(known, short), short)
+    return 0
+
+
+def show(name: str, said: Sequence[str], asked: Sequence[Any]) -> None:
+    """Print a line of the table."""
+    from transformers.data.metrics.squad_metrics import compute_exact, compute_f1
+
+    right = [answer[0] if answer else "" for _, _, answer in asked]
+    scores = [np.mean([f(a, b) for a, b in zip(right, said, strict=True)]) for f in (compute_exact, compute_f1)]
+    print(f"  {name:38} exact match {100 * scores[0]:.1f}  F1 {100 * scores[1]:.1f}", flush=True)
+
+
+def of_lines(known: Sequence[Any], asked: Sequence[Any]) -> list[str]:
+    """Return what stands in the line that logistic regression chooses by its field."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    def field(context: str, answer: list[str]) -> str:
+        return next((line.partition(": ")[0] for line in context.split("\n") if line.endswith(f": {answer[0]}")), "")
+
+    taught = [(question, field(context, answer)) for question, context, answer in known if answer]
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(C=30, max_iter=300))
+    model.fit(*zip(*taught, strict=True))
+    lines = [dict(line.partition(": ")[::2] for line in context.split("\n")) for _, context, _ in asked]
+    return [found.get(name, "") for found, name in zip(lines, model.predict([q for q, _, _ in asked]), strict=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

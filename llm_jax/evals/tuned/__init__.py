@@ -1,0 +1,1 @@
+"""How models are judged that were tuned for a task: by which of two answers they prefer, by the spans they point at."""
