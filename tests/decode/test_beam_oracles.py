@@ -123,7 +123,8 @@ PARTS = {
     "cross/query": "layer.1.EncDecAttention.q", "cross/key": "layer.1.EncDecAttention.k",
     "cross/value": "layer.1.EncDecAttention.v", "cross/out": "layer.1.EncDecAttention.o",
     "mlp_norm/scale": "layer.{last}.layer_norm", "mlp/gate": "layer.{last}.DenseReluDense.wi_0",
-    "mlp/up": "layer.{last}.DenseReluDense.{up}", "mlp/down": "layer.{last}.DenseReluDense.wo",
+    "mlp/up": "layer.{last}.DenseReluDense.wi_1", "mlp/inner": "layer.{last}.DenseReluDense.wi",
+    "mlp/down": "layer.{last}.DenseReluDense.wo",
 }  # fmt: skip
 WHOLE = {
     "embed/tokens": "shared",
@@ -141,7 +142,7 @@ def copied(model, tensors):
         if path in names:
             return tensors[f"{names[path]}.weight"].reshape(shape)
         side, part = path.split("_blocks/")
-        name = PARTS[part].format(last=1 + (side == "decoder"), up="wi_1" if model.gated else "wi")
+        name = PARTS[part].format(last=1 + (side == "decoder"))
         layers = [tensors[f"{side}.block.{i}.{name}.weight"] for i in range(shape[0])]
         return np.stack([layer.T if layer.ndim == 2 else layer for layer in layers]).reshape(shape)
 
