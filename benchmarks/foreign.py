@@ -101,7 +101,8 @@ CASES = {
     "mamba2 untied, groups": ("mamba2", {"n_groups": 2, "conv_kernel": 3, "layer_norm_epsilon": 1e-3}),
     "mixtral": ("mixtral", {}),
     "mixtral windowed, tied": ("mixtral", {"sliding_window": 6, "tie_word_embeddings": True, "head_dim": 12}),
-    "qwen3_moe": ("qwen3_moe", {}),
+    "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),  # as all that are published
+    "qwen3_moe not renormalized": ("qwen3_moe", {}),
     "qwen3_moe some dense": (
         "qwen3_moe",
         {

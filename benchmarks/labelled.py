@@ -10,6 +10,7 @@ ridge regression; for tags nltk's hidden Markov model by Lidstone's counts, its 
 
 import argparse
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-from llm_jax.cli import main as llm_jax
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
@@ -37,7 +37,8 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdir", required=True)
     given, more = parser.parse_known_args()
-    code = llm_jax(["train", f"--config={given.config}", f"--workdir={given.workdir}", *more])
+    train = ["llm_jax", "train", f"--config={given.config}", f"--workdir={given.workdir}", *more]
+    code = subprocess.run([sys.executable, "-m", *train]).returncode
     if code:
         return code
     run = open_run(given.workdir)

@@ -24,6 +24,7 @@ MODELS = {
 def get_config(model: str = "bert") -> ConfigDict:
     """Return the recipe; model is one of `MODELS`."""
     counted = model == "hmm"
+    at = "last" if model == "lstm" else "first"  # it reads from left to right
     return ConfigDict({
         "model": MODELS[model],
         "objective": {"name": "tagging"},
@@ -33,7 +34,7 @@ def get_config(model: str = "bert") -> ConfigDict:
         },
         "data": {
             "source": "published", "options": {"name": "brown"},
-            "form": {"name": "tagged", "classes": TAGS.split(), "long": "cut"},
+            "form": {"name": "tagged", "classes": TAGS.split(), "long": "cut", "at": at},
             "tokenizer": {"name": "bpe", "vocab_size": 16384 if counted else 8192}, "batch_size": 64, "seq_len": 64,
         },
         "train": {"duration": "1 epochs" if counted else "2 epochs", "learner": "counting" if counted else "gradient"},

@@ -178,6 +178,7 @@ def _suites(flags: Any) -> int:
             lambda: _loader(opened, flags.data, whole=False)[0], values["eval"]["batch_size"] or
             values["data"]["batch_size"], lambda: suites.documents(where), suites.component_names(where),
             values["data"]["seq_len"], flags.batches, values["seed"],
+            lambda: suites.examples(where, values["data"]["form"]),
         )  # fmt: skip
         found = {word: suite(case) for word, suite in asked.items()}
     if hosts.is_first():

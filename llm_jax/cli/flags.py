@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from llm_jax.core.table import UserError, nearest
 
+PROGRAMS = (f"{os.sep}llm_jax", os.path.join("llm_jax", "__main__.py"))
 HUGE_PAGES = {
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "MALLOC_MMAP_MAX_": "0",
@@ -63,9 +64,11 @@ class Parser(argparse.ArgumentParser):
 def with_huge_pages(wanted: bool) -> None:
     """On Linux, start this process again (same pid) with malloc on huge pages, unless it is so or is not wanted.
 
-    Must run before jax is imported: an allocator cannot be changed under a running program.
+    Must run before jax is imported: an allocator cannot be changed under a running program. A program that calls the
+    command line, as a notebook or a test does, is left alone.
     """
-    if not wanted or not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ or "pytest" in sys.modules:
+    ours = sys.argv[0].endswith(PROGRAMS)
+    if not wanted or not ours or not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return
     if os.environ.get("JAX_PLATFORMS", "cpu") not in ("", "cpu") or not os.path.exists(
         "/sys/kernel/mm/transparent_hugepage"

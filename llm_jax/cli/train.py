@@ -27,6 +27,7 @@ def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.mesh import hosts
     from llm_jax.run import build, report, resume, train
     from llm_jax.run.exchange import exported, started
+    from llm_jax.run.exchange.reference import with_reference
     from llm_jax.run.exchange.teacher import with_teacher
     from llm_jax.run.open_run import open_run
     from llm_jax.run.signals import Stop, Stopped
@@ -43,7 +44,8 @@ def _train(config, path: str, allow_change: bool) -> int:
         started.check_source(opened)
     with Stop() as stop:
         template = started.template(parts.data, opened, resumed=resumed)
-        run = with_teacher(build.build(config, words=opened.tokenizer if opened else None, template=template))
+        run = build.build(config, words=opened.tokenizer if opened else None, template=template)
+        run = with_reference(with_teacher(run))
         resume.start(run, workdir, resumed=resumed)
         say = print if hosts.is_first() else _not_again
         say(report.opening(run, workdir, resumed), flush=True)

@@ -12,7 +12,7 @@
 | bytes | int32 [B,T] | raw UTF-8 bytes that each target stands for |
 | document, domain | int64 [B,T], int32 [B] | provenance and mixture component |
 
-`source_*`, `chosen_*`, `rejected_*`, `label`, `tags`, `spans` belong to the objectives that use them.
+`source_*`, `rejected_*`, `reference_*`, `label`, `tags`, `spans` belong to the objectives that use them.
 """
 
 from collections.abc import Callable, Mapping
@@ -200,7 +200,7 @@ class Objective(Protocol):
     its texts may be longer than `data.seq_len`, `extra_positions`: by how much; one that not every model fits has
     `fits(model)`, which raises UserError before anything is read; one that learns labels `reads` fields that say so,
     and has a `head` that a model is given (`objectives.labelled`). One that learns from another model has its workdir
-    as `teacher`, and that model's logits in its batches.
+    as `teacher`, and that model's logits in its batches; one that stays close to another model, as `reference`.
     """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...

@@ -1,5 +1,6 @@
 """From names and plain arguments to the loaders of a run, and to the texts that its tokenizer is trained on."""
 
+import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,37 @@ log = logging.getLogger(__name__)
 EVALUATION = -1  # the seed of what an objective draws there
 
 
-class Data(NamedTuple):
-    """The loaders of a run; validation is None where nothing is held out. The fingerprint says what the data are."""
+class Data:
+    """The loaders of a run, each opened when it is first asked for: what is judged needs no training split.
 
-    train: Loader
-    validation: Loader | None
-    fingerprint: str
+    Attributes:
+        train: shuffled, epoch after epoch.
+        validation: what is held out, None where nothing is.
+        fingerprint: what both are.
+    """
+
+    def __init__(self, opened: Callable[[str], tuple[Loader | None, list[str]]]):
+        self._opened = functools.cache(opened)
+
+    def whole(self) -> "Data":
+        """Return it with both splits opened: whatever is wrong with them is raised now."""
+        assert self.fingerprint and self.train
+        return self
+
+    @property
+    def train(self) -> Loader:
+        loader, _ = self._opened("train")
+        if loader is None:
+            raise UserError("the data have no training split; give data.options.train or data.options.files")
+        return loader
+
+    @property
+    def validation(self) -> Loader | None:
+        return self._opened("validation")[0]
+
+    @property
+    def fingerprint(self) -> str:
+        return cache.key(self._opened("train")[1] + self._opened("validation")[1], version=1)
 
 
 class Component(NamedTuple):
@@ -85,7 +111,7 @@ def build(
     train_bytes: bool = False,
     cache_dir: str | Path | None = None,
 ) -> Data:
-    """Return the loaders of a run, with the token shards written into the cache if they are not there.
+    """Return the loaders of a run; the token shards are written into the cache if they are not there.
 
     Args:
         tokenizer: encodes the documents.
@@ -105,7 +131,8 @@ def build(
         cache_dir: the cache's folder (default: `text.cache.folder()`).
 
     Raises:
-        UserError: whatever is wrong with the arguments or the data; the message names the key.
+        UserError: whatever is wrong with the arguments, and with the data of a split when it is opened; the message
+            names the key.
     """
     for name, value in (("seq_len", seq_len), ("batch_size", batch_size)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -115,9 +142,8 @@ def build(
         raise UserError("data.mixture: clients come from one source; set data.source, or leave out the clients")
     pack = lookup(PACKINGS, packing, "data.packing")
     around = forms.Around(tokenizer, seq_len, seed)
-    fingerprints: list[str] = []
 
-    def corpora_of(part: Component, split: str, domain: int) -> list[Rows]:
+    def corpora_of(part: Component, split: str, domain: int, fingerprints: list[str]) -> list[Rows]:
         evaluation = split == "validation"
         found = open_shards(part, split, domain, tokenizer, normalization, cache_dir)
         fingerprints.extend([split, *(shard.fingerprint for shard in found)])
@@ -127,7 +153,7 @@ def build(
         packed = {"seed": seed, "evaluation": whole, "pad_id": around.pad_id, "cache_dir": cache_dir}
         return [pack(shard, seq_len, **packed) for shard in found]
 
-    def examples_of(part: Component, split: str) -> list[Rows]:
+    def examples_of(part: Component, split: str, fingerprints: list[str]) -> list[Rows]:
         records = open_examples(part.source, part.options, split, normalization)
         if form is None or records is None:
             return []
@@ -135,12 +161,13 @@ def build(
         evaluation = split == "validation"
         return [forms.rows(form, records, around, template=template, evaluation=evaluation, cache_dir=cache_dir)]
 
-    def loader(split: str) -> Loader | None:
+    def opened(split: str) -> tuple[Loader | None, list[str]]:
         evaluation = split == "validation"
+        marks: list[str] = []
         corpora: list[Rows] = []
         weights = []
         for domain, part in enumerate(parts):
-            packed = examples_of(part, split) if form is not None else corpora_of(part, split, domain)
+            packed = examples_of(part, split, marks) if form is not None else corpora_of(part, split, domain, marks)
             if rounds is not None and not evaluation:
                 corpora, weights = packed, [1.0] * len(packed)
             elif packed:
@@ -150,12 +177,10 @@ def build(
         counted = tokenizer.token_bytes if predicts and (evaluation or train_bytes) else None
         turns = None if evaluation else rounds
         reshaped = None if transform is None else transform(EVALUATION if evaluation else seed)
-        return Loader(corpora, weights, batch_size, seed, counted, turns, reshaped) if corpora else None
+        loader = Loader(corpora, weights, batch_size, seed, counted, turns, reshaped) if corpora else None
+        return loader, marks
 
-    train, validation = loader("train"), loader("validation")
-    if train is None:
-        raise UserError("the data have no training split; give data.options.train or data.options.files")
-    return Data(train, validation, cache.key(fingerprints, version=1))
+    return Data(opened)
 
 
 def training_texts(

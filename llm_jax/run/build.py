@@ -205,7 +205,7 @@ def batches(config: Config, parts: Sections, words: Tokenizer, template: str | N
         tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
         mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=turns,
         transform=reshaping(config, words), form=form(d.form), template=template,
-    )  # fmt: skip
+    ).whole()  # fmt: skip
 
 
 def reshaping(config: Config, words: Tokenizer) -> Callable[[int], Transform | None] | None:

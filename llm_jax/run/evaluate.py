@@ -13,7 +13,7 @@ from llm_jax.core.types import Adversaries, Model, Objective, Params
 from llm_jax.data.loader import Loader
 from llm_jax.decode.beam import Beams
 from llm_jax.decode.sample import unstacked
-from llm_jax.evals import adversarial, generation, labelled
+from llm_jax.evals import adversarial, generation, labelled, preferred
 from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
@@ -25,7 +25,18 @@ from llm_jax.text.base import Tokenizer
 
 LIKELIHOOD = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
 PLAYERS = {"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"}
-BARE = ("perplexity", "fooled", "accuracy", "precision", "recall", "f1", "pearson", "spearman")  # have no unit
+RANKED = {"loss": "tokens", "accuracy": "pairs", "accuracy_per_token": "pairs"}
+BARE = (
+    "perplexity",
+    "fooled",
+    "accuracy",
+    "accuracy_per_token",
+    "precision",
+    "recall",
+    "f1",
+    "pearson",
+    "spearman",
+)  # have no unit
 LABELS = {"classification": labelled.texts, "tagging": labelled.tokens}
 
 
@@ -45,11 +56,13 @@ class Judge:
 
 
 def evaluator(model: Model, objective: Objective) -> Judge:
-    """Return how a model is judged: by the likelihood, by labels that it learnt, or of two players by their losses."""
+    """Return how a model is judged: by the likelihood, by labels or preferences that it learnt, or by losses."""
     judged = getattr(objective, "judged", None)
     if judged == "regression":
         over = dict.fromkeys(("loss", "pearson", "spearman"), "texts")
         return Judge(jax.jit(partial(labelled.numbers, model)), labelled.regression, over)
+    if judged == "preference":
+        return Judge(jax.jit(partial(preferred.rows, model)), preferred.ranking, RANKED)
     if judged is not None:
         labels: tuple[str, ...] = model.labels  # type: ignore[attr-defined]  # such an objective gives it a head
         over = dict.fromkeys(("loss", "accuracy", *labelled.KINDS), "tokens" if judged == "tagging" else "texts")

@@ -48,10 +48,10 @@ def write(folder):
     for name, size in (("train", 60), ("test", 19)):
         with open(folder / f"{name}.csv", "w", newline="") as file:
             rows = csv.writer(file)
-            rows.writerow(["text", "label"])
+            rows.writerow(["text", "label", "start"])
             for _ in range(size):
                 text = "".join(draw.choices(draw.choice(["aaab", "abbb"]), k=9))
-                rows.writerow([text, "good" if text.count("a") > 4 else "bad"])
+                rows.writerow([text, "good" if text.count("a") > 4 else "bad", text[0]])
     return folder / "recipe.py"
 
 
@@ -132,10 +132,42 @@ def test_typed_texts_are_answered_as_they_were_learnt(runs, capsys, monkeypatch)
     assert float(probability) == pytest.approx(1 / (1 + np.exp(scores[0] - scores[1])), abs=1e-4)
 
 
+def test_suites_judge_the_classes_of_held_out_texts(runs, capsys):
+    folder, _ = runs
+    asked = ["evaluate", f"--workdir={folder / 'tuned'}"]
+    assert main([*asked, "--suite=calibration,fairness:start"]) == 0
+    found = json.loads((folder / "tuned/evaluations/30.suites.json").read_text())
+    run = open_run(folder / "tuned")
+    rows = list(csv.DictReader((folder / "test.csv").read_text().splitlines()))
+    tokens = np.array([[*row["text"].encode(), run.tokenizer.eos_id] for row in rows])
+    scores = np.asarray(run.model.apply(run.params(), {"tokens": tokens}).extras["scores"], np.float64)
+    odds = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    said, right = scores.argmax(-1), np.array([row["label"] == "good" for row in rows])
+    assert found["calibration"]["confidence"]["value"] == pytest.approx(odds.max(-1).mean(), rel=1e-5)
+    assert found["calibration"]["accuracy"]["value"] == pytest.approx((said == right).mean())
+    assert 0 < found["calibration"]["ece"]["value"] < 1 and found["calibration"]["ece"]["count"] == 19
+    begins = np.array([row["start"] == "a" for row in rows])
+    gap = abs((said == right)[begins].mean() - (said == right)[~begins].mean())
+    told = {name: e["value"] for name, e in found["fairness:start"].items()}
+    assert told["accuracy_gap"] == pytest.approx(gap) == pytest.approx(abs(told["accuracy/a"] - told["accuracy/b"]))
+    assert told["demographic_parity"] == pytest.approx(abs(said[begins].mean() - said[~begins].mean()))
+    assert told["equal_opportunity"] == pytest.approx(abs(said[begins & right].mean() - said[~begins & right].mean()))
+    assert told["equalized_odds"] >= told["equal_opportunity"]
+    refused = {
+        "": "which groups", ":start=best": "'best' is no class", ":stop": "stop",
+        ":label": "'bad' has no held-out text of one",
+    }  # fmt: skip
+    for argument, message in refused.items():
+        assert main([*asked, f"--suite=fairness{argument}"]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_what_learnt_no_labels_does_not_classify(runs, capsys):
     folder, _ = runs
     assert main(["classify", f"--workdir={folder / 'base'}", "--text=a"]) == 2
     assert "'causal', which has no labels" in capsys.readouterr().err
+    assert main(["evaluate", f"--workdir={folder / 'base'}", "--suite=fairness:start"]) == 2
+    assert "needs a run of objective.name='classification'" in capsys.readouterr().err
     assert main(["classify", f"--workdir={folder / 'tuned'}", "--text= "]) == 2
     assert "--text is empty" in capsys.readouterr().err
     assert main(["sample", f"--workdir={folder / 'tuned'}", "--prompt=a"]) == 2

@@ -47,7 +47,7 @@ def test_bytes_are_in_validation_and_in_training_on_request(options, tmp_path):
 
 
 def test_written_shards_are_a_source_and_give_the_same_batches(options, tmp_path):
-    data = build(**arguments(options, tmp_path))
+    data = build(**arguments(options, tmp_path)).whole()
     found = sorted(
         (tmp_path / "cache/shards").glob("*/shard.json"), key=lambda p: -p.with_name("tokens.bin").stat().st_size
     )
@@ -60,23 +60,33 @@ def test_written_shards_are_a_source_and_give_the_same_batches(options, tmp_path
     assert both.train.examples_per_epoch > data.train.examples_per_epoch
     other = tokenizers.build("characters", texts=lambda: ["ab"])
     with pytest.raises(UserError, match="another tokenizer"):
-        build(**arguments(given, tmp_path, source="shards", tokenizer=other))
+        build(**arguments(given, tmp_path, source="shards", tokenizer=other)).whole()
     with pytest.raises(UserError, match="no text to train"):
         training_texts(source="shards", options=given)
     found[0].with_name("tokens.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"tokens\.bin has 0 bytes"):
-        build(**arguments(given, tmp_path, source="shards"))
+        build(**arguments(given, tmp_path, source="shards")).whole()
 
 
 def test_nothing_held_out_means_no_validation(options, tmp_path):
     assert build(**arguments(options | {"held_out": 0.0}, tmp_path)).validation is None
 
 
+def test_what_is_held_out_is_opened_without_a_training_split(options, tmp_path):
+    (tmp_path / "short.txt").write_text("few words")
+    few = {"files": str(tmp_path / "short.txt"), "validation": str(tmp_path / "short.txt")}
+    data = build(**arguments(few, tmp_path, seq_len=64))
+    (batch,) = data.validation.once(4)
+    assert batch["weights"].sum() == len("few words") + 1  # and the end
+    with pytest.raises(UserError, match="shorten seq_len"):
+        data.whole()
+
+
 def test_the_name_of_a_refused_document_is_said(options, tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n{"text": "\\ud800"}\n{"text": "more"}\n')
     chosen = {"files": str(tmp_path / "b.jsonl"), "held_out": 0.0}
     with pytest.raises(UserError, match=r"b\.jsonl:2: the text holds the surrogate"):
-        build(**arguments(chosen, tmp_path, source="jsonl", normalization={"surrogates": "error"}))
+        build(**arguments(chosen, tmp_path, source="jsonl", normalization={"surrogates": "error"})).whole()
     assert build(**arguments(chosen, tmp_path, source="jsonl")).train.batch(0)["tokens"].shape == (4, 8)
 
 
@@ -99,4 +109,4 @@ def test_the_name_of_a_refused_document_is_said(options, tmp_path):
 )
 def test_a_wrong_argument_is_named(options, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
-        build(**arguments(options, tmp_path, **changes))
+        build(**arguments(options, tmp_path, **changes)).whole()

@@ -189,12 +189,18 @@ def test_what_is_too_long_is_dropped_or_cut_only_when_told_and_counted(tmp_path,
     assert row["tokens"][1].tolist() == [*b"abc\ny"] and row["targets"][1, -1] == END
 
 
-def test_the_first_token_of_a_word_has_its_tag(tmp_path):
+def test_the_first_token_of_a_word_has_its_tag_or_the_last(tmp_path):
     path = write(tmp_path / "a.jsonl", [{"tokens": ["ab", "c"], "tags": ["V", "N"]}])
-    batch = rows(path, {"name": "tagged", "classes": ["N", "V"]}, 8, tmp_path)
+    form = {"name": "tagged", "classes": ["N", "V"]}
+    batch = rows(path, form, 8, tmp_path)
     assert batch["tokens"][0].tolist() == [*b"ab c", END, END, END, END]
     assert batch["tags"][0, batch["weights"][0] > 0].tolist() == [1, 0]
     assert batch["weights"][0].tolist() == [1, 0, 1, 0, 0, 0, 0, 0]
+    last = rows(path, form | {"at": "last"}, 8, tmp_path)
+    assert last["tags"][0, last["weights"][0] > 0].tolist() == [1, 0]
+    assert last["weights"][0].tolist() == [0, 1, 0, 1, 0, 0, 0, 0]
+    with pytest.raises(UserError, match=r"data\.form\.at='middle' must be \"first\" or \"last\""):
+        rows(path, form | {"at": "middle"}, 8, tmp_path)
 
 
 def test_loaders_of_examples_have_the_fields_that_the_form_promises(tmp_path):

@@ -180,10 +180,9 @@ def test_an_unknown_task_is_refused(workdir, tasks, capsys):
 def test_smollm2_is_judged_as_by_its_own_backend(tmp_path, capsys):
     pytest.importorskip("gguf")
     tasks = local_tasks.write(tmp_path / "tasks", rows=16)
-    folder = fetch("smollm2")
-    file = next(folder.glob("*.gguf"))
+    file = fetch("smollm2")
     assert main(["import", str(file), f"--workdir={tmp_path / 'run'}"]) == 0
     told = ["evaluate", f"--workdir={tmp_path / 'run'}", f"--lm_eval={TASKS}", f"--include_path={tasks}"]
     assert main(told) == 0
     kept = json.loads((tmp_path / "run" / "evaluations" / "0.lm_eval.json").read_text())
-    same(kept["results"], theirs(folder, tasks, gguf_file=file.name), 1e-3)
+    same(kept["results"], theirs(file.parent, tasks, gguf_file=file.name), 1e-3)

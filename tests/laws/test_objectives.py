@@ -32,6 +32,8 @@ BATCH = {
     "teacher_logits": RNG.normal(size=(B, T, V)).astype(np.float32),
     "tags": RNG.integers(0, 3, (B, T)).astype(np.int32),
 }
+for name in ("tokens", "targets", "weights"):
+    BATCH[f"rejected_{name}"] = np.ascontiguousarray(BATCH[name][:, ::-1])
 LABELS = ("a", "b", "c")
 PAIRS = Bag(vocab_size=V, embed_dim=8)
 FIT = {  # the model that an objective needs, where it is no llama
@@ -53,6 +55,8 @@ VARIANTS = {  # options that change what is computed; every member has at least 
     "adversarial": [{}, {"smoothing": 0.1}],
     "distill": [{}, {"temperature": 3.0, "alpha": 1.0}],
     "classification": [{}, {"label_smoothing": 0.1, "class_weights": [0.5, 2.0, 1.0]}],
+    "dpo": [{}, {"beta": 0.3, "label_smoothing": 0.1}],
+    "ipo": [{"beta": 2.0}],
     "elbo": [{}, {"free_bits": 0.2, "beta": 0.5}],
     "masked": [{}, {"sentence_order": 0.5, "label_smoothing": 0.1}],
     "prefix": [{}, {"label_smoothing": 0.2}],
@@ -63,11 +67,16 @@ VARIANTS = {  # options that change what is computed; every member has at least 
 GUESSING = {  # nats, where it is not log V
     "adversarial": 3 * math.log(2),  # real, fake, and the fake again
     "classification": math.log(3),
+    "dpo": math.log(2),
+    "ipo": 1 / 4**2,
+    "orpo": math.log(V) + 0.1 * math.log(2),
+    "simpo": math.log1p(math.e),
     "regression": 0.5,  # of labels 0 and 1, of which rows weigh about the same
     "tagging": math.log(3),
     "seq2seq": math.log(V) + 0.5,  # T5 begins with logits of variance 1, which cost half of it
 }
-LABELLED = {name for name, where in OBJECTIVES.items() if "labelled" in where}  # predict no token
+LABELLED = {name for name, where in OBJECTIVES.items() if "labelled" in where or "preference" in where}
+"""They predict no token of a text alone."""
 CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]
 UNLABELLED = pytest.mark.parametrize("case", [c for c in CASES if c[0] not in LABELLED], ids="{0[0]}-{0[1]}".format)
 
@@ -169,7 +178,7 @@ def test_padding_has_no_weight_when_weights_are_not_given(learn):
     segments = np.ones((B, T), np.int32)
     segments[:, T - 3 :] = 0
     batch = {"tokens": BATCH["tokens"], "targets": BATCH["targets"], "segments": segments}
-    labels = {name: BATCH[name] for name in ("label", "tags")}
+    labels = {name: BATCH[name] for name in BATCH if name in ("label", "tags") or name.startswith("rejected")}
     changed = {
         name: np.where(segments == 0, (values + 7) % V, values)
         for name, values in {"targets": batch["targets"], "tags": BATCH["tags"]}.items()

@@ -56,7 +56,7 @@ class Chat:
             UserError: there are none, one has no role or text, or nobody answers; the message names the record.
         """
         if self.messages in record.values:
-            found = _messages(record, self.messages)
+            found = messages_of(record, self.messages)
         elif self.prompt in record.values or self.response in record.values:
             found = [
                 {"role": "user", "content": self.prefix + text_of(record, self.prompt, "prompt")},
@@ -104,8 +104,12 @@ class Chat:
         return fields | {"weights": np.zeros((1, seq_len), np.float32)}
 
 
-def _messages(record: Record, field: str) -> list[Message]:
-    """Return a list of messages that has been checked."""
+def messages_of(record: Record, field: str) -> list[Message]:
+    """Return the list of messages in a field.
+
+    Raises:
+        UserError: it is none, or a message has no role or text.
+    """
     given: Any = record.values[field]
     if not isinstance(given, list) or not given:
         raise UserError(f"{record.name}: field {field!r} must be a list of messages: {given!r:.60}")

@@ -22,6 +22,7 @@ FORMS = {
     "labelled": "llm_jax.data.examples.labelled:Labelled",
     "pairs": "llm_jax.data.examples.pairs:Pairs",
     "chat": "llm_jax.data.examples.chats:Chat",
+    "preferences": "llm_jax.data.examples.preferred:Preferences",
     "tagged": "llm_jax.data.examples.tagged:Tagged",
 }
 

@@ -18,19 +18,23 @@ from llm_jax.text.base import Tokenizer
 class Tagged:
     """The form `tagged`: fields tokens, segments, tags int32 and weights float32 [B,T].
 
-    A word's first token has its tag and weight 1; its other tokens and the tokenizer's frame have weight 0.
+    One token of a word has its tag and weight 1; its other tokens and the tokenizer's frame have weight 0.
 
     words, tags: names of the fields, lists or texts with spaces between. classes: the tags, in the order of their
-    numbers. long: "error", "cut" or "drop".
+    numbers. long: "error", "cut" or "drop". at: "first" (as BERT, 4.3 of Devlin et al. 2019) or "last", where a model
+    that reads from left to right has seen the whole word.
     """
 
     words: str = "tokens"
     tags: str = "tags"
     classes: list | tuple
     long: str = "error"
+    at: str = "first"
 
     def __post_init__(self) -> None:
         check_long(self.long)
+        if self.at not in ("first", "last"):
+            raise UserError(f'data.form.at={self.at!r} must be "first" or "last"')
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise UserError(f"data.form.classes={list(self.classes)} must be two tags or more, each once")
 
@@ -53,7 +57,7 @@ class Tagged:
         return found
 
     def encode(self, records: Records, words: Tokenizer, template: str | None) -> Arrays:
-        """Return ids and tags with their starts; the tag of what is no beginning of a word is -1."""
+        """Return ids and tags with their starts; the tag of a word's other tokens is -1."""
         ids, tags = [], []
         for record in records:
             found, named = self.listed(record, self.words, "words"), self.listed(record, self.tags, "tags")
@@ -62,11 +66,13 @@ class Tagged:
             numbers = [member(record, self.tags, tag, self.classes, "classes") for tag in named]
             pieces = [words.encode(" " + w if words.joins and i else w) for i, w in enumerate(found)]
             ids.append(np.concatenate(pieces))
-            tags.append(
-                np.concatenate([[n, *[-1] * (len(p) - 1)][: len(p)] for n, p in zip(numbers, pieces, strict=True)])
-            )
+            tags.append(np.concatenate([self._placed(n, len(p)) for n, p in zip(numbers, pieces, strict=True)]))
         first, second = flat(ids), flat(tags)
         return {"ids": first.values, "tags": second.values, "starts": first.starts}
+
+    def _placed(self, tag: int, pieces: int) -> list[int]:
+        others = [-1] * (pieces - 1)
+        return [] if not pieces else [tag, *others] if self.at == "first" else [*others, tag]
 
     def rows(self, made: Arrays, records: Records, around: Around, *, evaluation: bool) -> Rows:
         """Return a row for each record."""

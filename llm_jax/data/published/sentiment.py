@@ -1,10 +1,14 @@
 """Sentences and reviews with what people thought of them."""
 
 import tarfile
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 FOLDER = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 KINDS = {"movies": "movieReview", "products": "amazonReview", "news": "nytEditorial", "tweets": "tweets"}
+ASKED = "Write a sentence of a film review."
+APART = 2.0  # of two sentences' ratings
 CHINESE = {"positive": "pos", "negative": "neg"}
 
 
@@ -28,6 +32,22 @@ def rated(archive: Path) -> list[dict]:
                     if float(mean) and text.strip():
                         label = "positive" if float(mean) > 0 else "negative"
                         found.append({"text": text.strip(), "kind": kind, "intensity": float(mean), "label": label})
+    return found
+
+
+def preferred(archive: Path) -> list[dict]:
+    """Return {prompt, chosen, rejected}: of two sentences of film reviews the one that thinks better of its film.
+
+    Each sentence is in one pair at most, with one that people rated differently by `APART` or more.
+    """
+    films = {row["text"]: row["intensity"] for row in rated(archive) if row["kind"] == "movies"}
+    mixed = sorted(films, key=lambda text: sha256(text.encode()).digest())
+    found, free = [], True
+    for pair in pairwise(mixed):
+        worse, better = sorted(pair, key=films.__getitem__)
+        free = not (free and films[better] - films[worse] >= APART)
+        if not free:
+            found.append({"prompt": ASKED, "chosen": better, "rejected": worse})
     return found
 
 

@@ -14,6 +14,7 @@ SUITES = {
     "calibration": "llm_jax.evals.suites.calibrated:calibrated",
     "choices": "llm_jax.evals.suites.choices:choices",
     "domains": "llm_jax.evals.suites.domains:domains",
+    "fairness": "llm_jax.evals.suites.groups:groups",
     "robustness": "llm_jax.evals.suites.robustness:robustness",
 }
 

@@ -1,4 +1,4 @@
-"""Whether the next token is told with the confidence that it deserves: calibration over held-out text."""
+"""Whether the next token, or a text's class, is told with the confidence that it deserves, over what is held out."""
 
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -15,16 +15,17 @@ from llm_jax.decode.sample import layout
 from llm_jax.decode.score import in_pieces
 from llm_jax.evals.bootstrap import bootstrap
 from llm_jax.evals.perplexity import Estimate, ratio
-from llm_jax.evals.suites.calibration import BINS, expected_error
+from llm_jax.evals.suites.calibration import BINS, binned, expected_error
 from llm_jax.evals.suites.case import Case
+from llm_jax.evals.suites.classified import classified
 from llm_jax.mesh import hosts
 
 
 def calibrated(argument: str) -> Callable[[Case], dict[str, Estimate]]:
     """Return what tells the expected calibration error `ece` of the likeliest next token, its accuracy and confidence.
 
-    The argument is the number of bins, 15 by default. The error's interval is over rows of text; the estimate is
-    biased upwards where bins have few tokens.
+    Of a classifier it is the class of each text. The argument is the number of bins, 15 by default. The error's
+    interval is over rows of text; the estimate is biased upwards where bins have few tokens.
 
     Raises:
         UserError: the argument is no whole number above 0.
@@ -37,8 +38,12 @@ def calibrated(argument: str) -> Callable[[Case], dict[str, Estimate]]:
 
 
 def _judged(bins: int, case: Case) -> dict[str, Estimate]:
-    found = [hosts.whole(sums(case.model, case.params, batch, bins=bins, layout=layout())) for batch in case.batches()]
-    rows = np.concatenate(found).astype(np.float64)  # [N,M,3]
+    if case.examples() is not None:
+        said = classified(case)
+        rows = binned(said.confidence, said.right == said.said, bins)
+    else:
+        asked = (sums(case.model, case.params, batch, bins=bins, layout=layout()) for batch in case.batches())
+        rows = np.concatenate([hosts.whole(found) for found in asked]).astype(np.float64)  # [N,M,3]
     rows = rows[rows[:, :, 0].sum(axis=1) > 0]
     weight, confidence, correct = np.moveaxis(rows.sum(axis=1), 1, 0)
     return {

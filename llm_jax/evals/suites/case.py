@@ -2,15 +2,24 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Decodes, Model, Params
 from llm_jax.data.documents import Document
+from llm_jax.data.examples.records import Record
 from llm_jax.data.loader import Loader
 from llm_jax.evals.suites.texts import Reading
 from llm_jax.mesh import hosts
+
+
+class Examples(NamedTuple):
+    """The classes that a run learnt, and its held-out records."""
+
+    labels: list[str]
+    records: Sequence[Record]
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,7 @@ class Case:
         seq_len: tokens of a piece of text.
         limit: at most so many batches, or pieces of text for so many.
         seed: of what is drawn.
+        examples: opens the held-out records; None where the run learnt no classes of texts.
     """
 
     model: Model
@@ -38,6 +48,7 @@ class Case:
     seq_len: int
     limit: int | None = None
     seed: int = 0
+    examples: Callable[[], Examples | None] = lambda: None
 
     def batches(self) -> Iterator[Batch]:
         """Yield the held-out rows on the devices, every row once; padding has weight 0.

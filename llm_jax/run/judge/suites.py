@@ -9,12 +9,15 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Params
 from llm_jax.data.build import Component, components, opened_texts
 from llm_jax.data.documents import Document
+from llm_jax.data.examples.labelled import Labelled
+from llm_jax.data.examples.opened import open_examples
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites import open_suites
-from llm_jax.evals.suites.case import Case
+from llm_jax.evals.suites.case import Case, Examples
 from llm_jax.evals.suites.texts import Reading
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
+from llm_jax.run.build import form as formed
 from llm_jax.run.open_run import OpenRun
 from llm_jax.run.writers import Metrics
 from llm_jax.store.files import read_json, write_json
@@ -42,6 +45,7 @@ def during(
         model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)),
         lambda: run.data.validation, run.sections.eval.batch_size or data.batch_size, lambda: documents(where),
         component_names(where), data.seq_len, limit, run.config.values["seed"],
+        lambda: examples(where, data.form),
     )  # fmt: skip
     for word, suite in suites.items():
         found = suite(case)
@@ -99,6 +103,15 @@ def documents(where: Where) -> Iterator[Document]:
                 f"data.source={part.source!r} holds out no text (only tokens, or nothing), which this suite reads"
             )
         yield from texts
+
+
+def examples(where: Where, form: Any) -> Examples | None:
+    """Return the held-out records of a run that learns classes of texts, None of one with any other `data.form`."""
+    form = formed(form)
+    if not isinstance(form, Labelled) or form.classes is None:
+        return None
+    parts = [open_examples(p.source, p.options, "validation", where["normalization"]) for p in _parts(where)]
+    return Examples(form.names, [record for part in parts if part is not None for record in part])
 
 
 def _parts(where: Where) -> list[Component]:
