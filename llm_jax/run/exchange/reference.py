@@ -45,4 +45,4 @@ def with_reference(run: Run) -> Run:
         return {"reference_chosen": pair.chosen.log_prob, "reference_rejected": pair.rejected.log_prob}
 
     earlier = run.lesson
-    return replace(run, lesson=lambda batch: earlier(batch) | known(params(), batch))
+    return replace(run, lesson=lambda batch, state: earlier(batch, state) | known(params(), batch))
