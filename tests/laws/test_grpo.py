@@ -139,5 +139,5 @@ def test_probabilities_are_those_of_the_temperature_that_texts_are_drawn_by():
 
 
 def test_a_group_of_one_is_refused():
-    with pytest.raises(UserError, match="objective.group=1"):
+    with pytest.raises(UserError, match=r"objective\.group=1"):
         Grpo(group=1)
