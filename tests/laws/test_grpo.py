@@ -55,9 +55,14 @@ def apart(a, b):
 def test_the_loss_and_its_gradient_are_those_of_the_published_equation(objective):
     import torch
 
+    rewards = torch.tensor(REWARDS)
+    advantages = rewards - rewards.mean(1, keepdim=True)
+    if type(objective) is Grpo:
+        advantages = advantages / (rewards.std(1, keepdim=True) + EPSILON)
+    np.testing.assert_allclose(objective.advantages(REWARDS), advantages.numpy(), rtol=1e-6)
+    advantages = advantages.reshape(-1)
     with jax.enable_x64(True):
         now, behaviour, reference = (-RANDOM.exponential(0.7, (B, T)) for _ in range(3))
-        grouped = objective.advantages(REWARDS).astype(np.float64).reshape(-1)
         high = objective.clip_high or objective.clip
 
         def ours(log_prob):
@@ -66,17 +71,14 @@ def test_the_loss_and_its_gradient_are_those_of_the_published_equation(objective
             )
             return -(told.gain * objective.share(jnp.asarray(WEIGHTS, jnp.float64))).sum() / B
 
+        grouped = np.array([float(each) for each in advantages])
         value, slope = jax.value_and_grad(ours)(jnp.asarray(now))
         value, slope = float(value), np.asarray(slope)
     x, old, ref = (torch.tensor(a, dtype=torch.float64) for a in (now, behaviour, reference))
-    rewards, total = torch.tensor(REWARDS), torch.zeros((), dtype=torch.float64)
+    total = torch.zeros((), dtype=torch.float64)
     x.requires_grad_()
     for i in range(B):
-        group = rewards[i // 2]
-        advantage = group[i % 2] - group.mean()
-        if type(objective) is Grpo:
-            advantage = advantage / (group.std() + EPSILON)
-        text = 0.0
+        advantage, text = advantages[i], 0.0
         for t in range(1, 1 + int(LENGTHS[i])):
             ratio = torch.exp(x[i, t] - old[i, t])
             cut = torch.clamp(ratio, 1 - objective.clip, 1 + high)
