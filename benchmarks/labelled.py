@@ -5,7 +5,8 @@
 Trains the recipe (or goes on with, or takes, what the workdir holds), and then, on the same training and held-out
 texts: for classes scikit-learn's TF-IDF of words and pairs of words (of characters in Chinese) with logistic
 regression, of two strengths; for numbers the same with
-ridge regression; for tags nltk's hidden Markov model by Lidstone's counts, its unknown words all alike.
+ridge regression; for tags nltk's hidden Markov model by Lidstone's counts, its unknown words all alike;
+for preferences logistic regression of the differences of both texts' TF-IDF.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import numpy as np
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
+from llm_jax.data.examples.preferred import Preferences
 from llm_jax.data.examples.tagged import Tagged
 from llm_jax.run.open_run import OpenRun, open_run
 
@@ -74,6 +76,12 @@ def foreign(run: OpenRun) -> Iterator[tuple[str, dict[str, float], float]]:
         ]
         yield timed("nltk, hidden Markov model", lambda: tagger(*both))
         return
+    if isinstance(form, Preferences):
+        pairs = [
+            [[str(r.values[n]) for n in (form.chosen, form.rejected)] for r in records] for records in (train, test)
+        ]
+        yield timed("scikit-learn, differences of TF-IDF, logistic", lambda: preferences(*pairs))
+        return
     assert isinstance(form, Labelled)
     texts = [["\n".join(form.texts(record)) for record in records] for records in (train, test)]
     labels = [np.array([form.number(record) for record in records]) for records in (train, test)]
@@ -123,6 +131,18 @@ def numbers(texts: Any, labels: Any, strength: float, chinese: bool) -> dict[str
         "pearson": float(stats.pearsonr(said, labels[1]).statistic),
         "spearman": float(stats.spearmanr(said, labels[1]).statistic),
     }
+
+
+def preferences(train: Any, test: Any) -> dict[str, float]:
+    """Return how often logistic regression of what two texts differ in finds the preferred one."""
+    from scipy.sparse import vstack
+    from sklearn.linear_model import LogisticRegression
+
+    texts = [[text for pair in pairs for text in pair] for pairs in (train, test)]
+    known, asked = (vectors[0::2] - vectors[1::2] for vectors in features(texts, chinese=False))
+    labels = np.repeat([1, 0], known.shape[0])
+    model = LogisticRegression(C=30, fit_intercept=False, max_iter=300).fit(vstack([known, -known]), labels)
+    return {"accuracy": float((model.predict(asked) == 1).mean())}
 
 
 def tagger(train: Any, test: Any) -> dict[str, float]:

@@ -35,7 +35,7 @@ def get_config(objective: str = "dpo") -> ConfigDict:
             "seq_len": 80,
         },
         "train": {"duration": "60 steps"},
-        "eval": {"every": 60, "batches": 16},
+        "eval": {"every": 60, "batches": None},
         "checkpoint": {"every": 20},
         "log": {"every": 5},
     })  # fmt: skip
