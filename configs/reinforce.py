@@ -11,7 +11,7 @@ QUESTIONS = {
     "task": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}, "size": 8000,
     "held_out": 400,
 }  # fmt: skip
-START = "/tmp/wt/grpo.runs/start"
+START = "runs/reinforce_start"
 
 
 def get_config(kind: str = "grpo") -> ConfigDict:
