@@ -49,4 +49,4 @@ def with_reference(run: Run) -> Run:
     def beside(batch: Batch) -> Batch:
         return batch | known(params(), {name: batch[name] for name in READ if name in batch})
 
-    return replace(run, lesson=beside, beside=beside)
+    return replace(run, lesson=lambda batch, state: beside(batch), beside=beside)
