@@ -83,6 +83,7 @@ class Run:
     template: str | None = None
     accountant: Accountant | None = None
     lesson: Callable[[Batch, State], Batch] = lambda batch, state: batch  # what is made of a batch before the step
+    beside: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a held-out batch before it is judged
 
     @property
     def tokens_per_step(self) -> int:

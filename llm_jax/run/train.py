@@ -228,7 +228,7 @@ class Loop:
             return {}
         rows = self._run.sections.eval.batch_size or self._run.sections.data.batch_size
         params = ready(self._run.model, averaged(state))
-        found = evaluation.held_out(self._evaluate, params, loader, rows, limit)
+        found = evaluation.held_out(self._evaluate, params, loader, rows, limit, self._run.beside)
         if hosts.is_first():
             self._metrics.write(step, "validation", evaluation.values(found), found["loss"].count)
             self._line.say(evaluation.reported(self._run, self._evaluate, step, found))

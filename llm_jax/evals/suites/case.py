@@ -23,7 +23,7 @@ class Examples(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Held-out records with questions, (text, record) -> its reward, and the most tokens of a text, None: of an answer."""
+    """Held-out questions, (text, record) -> its reward, and the most tokens of a text, None: those of an answer."""
 
     records: Sequence[Record]
     reward: Callable[[str, Record], float]
