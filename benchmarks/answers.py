@@ -1,11 +1,11 @@
-"""A recipe that answers by spans, beside scikit-learn's logistic regression, judged by transformers, in one run.
+"""A recipe that answers by spans, beside scikit-learn's logistic regression, judged by torchmetrics, in one run.
 
     python -m benchmarks.answers --config=configs/answer_spans.py --workdir=runs/answers
 
 Trains the recipe (or takes what the workdir holds). The other program is made for passages of lines "Field: value": it
 learns from TF-IDF of a question's words which field answers it, and takes that line's value, or none where there is no
-such line. Both are judged by SQuAD's own rules as `transformers` has them: exact match, and F1 of the words, of texts
-in small letters without articles and signs.
+such line. Both are judged by SQuAD's own rules as torchmetrics has them: exact match, and F1 of the words, of texts in
+small letters without articles and signs.
 """
 
 import argparse
@@ -14,8 +14,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.opened import open_examples
@@ -58,11 +56,14 @@ def main() -> int:
 
 def show(name: str, said: Sequence[str], asked: Sequence[Any]) -> None:
     """Print a line of the table."""
-    from transformers.data.metrics.squad_metrics import compute_exact, compute_f1
+    from torchmetrics.functional.text import squad
 
-    right = [answer[0] if answer else "" for _, _, answer in asked]
-    scores = [np.mean([f(a, b) for a, b in zip(right, said, strict=True)]) for f in (compute_exact, compute_f1)]
-    print(f"  {name:38} exact match {100 * scores[0]:.1f}  F1 {100 * scores[1]:.1f}", flush=True)
+    right = [answer or [""] for _, _, answer in asked]
+    found = squad(
+        [{"prediction_text": text, "id": str(i)} for i, text in enumerate(said)],
+        [{"answers": {"text": texts, "answer_start": [0]}, "id": str(i)} for i, texts in enumerate(right)],
+    )
+    print(f"  {name:38} exact match {found['exact_match']:.1f}  F1 {found['f1']:.1f}", flush=True)
 
 
 def of_lines(known: Sequence[Any], asked: Sequence[Any]) -> list[str]:

@@ -3,6 +3,10 @@
 The passages are the control fields of Debian's packages in any order, the questions are written in three ways each; a
 twentieth has no answer. Needs Debian or Ubuntu.
 
+Ten minutes. Measured on 1,527 held-out packages by `python -m benchmarks.answers`: exact match 68.8 and F1 71.0. It is
+a task for rules: scikit-learn's logistic regression that tells which field is asked for, and then takes its line, is
+right every time. What this model gets wrong are addresses and versions of many tokens.
+
 python -m llm_jax fetch debian_questions
 python -m llm_jax train --config=configs/answer_spans.py --workdir=runs/answers
 python -m llm_jax ask --workdir=runs/answers --passage=FILE --question="Who maintains zsh?"

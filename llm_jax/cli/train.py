@@ -28,6 +28,7 @@ def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.run import build, report, resume, train
     from llm_jax.run.exchange import exported, started
     from llm_jax.run.exchange.reference import with_reference
+    from llm_jax.run.exchange.rollouts import with_rollouts
     from llm_jax.run.exchange.teacher import with_teacher
     from llm_jax.run.open_run import open_run
     from llm_jax.run.signals import Stop, Stopped
@@ -45,7 +46,7 @@ def _train(config, path: str, allow_change: bool) -> int:
     with Stop() as stop:
         template = started.template(parts.data, opened, resumed=resumed)
         run = build.build(config, words=opened.tokenizer if opened else None, template=template)
-        run = with_reference(with_teacher(run))
+        run = with_rollouts(with_reference(with_teacher(run)))
         resume.start(run, workdir, resumed=resumed)
         say = print if hosts.is_first() else _not_again
         say(report.opening(run, workdir, resumed), flush=True)

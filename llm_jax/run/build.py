@@ -82,12 +82,14 @@ class Run:
     state_shardings: Any
     template: str | None = None
     accountant: Accountant | None = None
-    lesson: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a batch before the step
+    lesson: Callable[[Batch, State], Batch] = lambda batch, state: batch  # what is made of a batch before the step
+    beside: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a held-out batch before it is judged
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one batch over all hosts."""
-        return self.sections.data.batch_size * self.sections.data.seq_len
+        """Tokens of one batch over all hosts, of rows that an objective makes of each among them."""
+        each = getattr(self.objective, "group", 1)
+        return self.sections.data.batch_size * self.sections.data.seq_len * each
 
     def spent(self, step: int) -> dict[str, float]:
         """What a private run has promised up to a step: epsilon."""
@@ -172,7 +174,9 @@ def num_steps(parts: Sections, duration: Duration, examples_per_epoch: int) -> i
 
 
 def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], Any]]:
-    """Return the optax transformation and the schedule of a configuration."""
+    """Return the optax transformation and the schedule of a configuration, which is one of steps of training."""
+    often = getattr(objective(config), "updates", 1)
+    steps = None if steps is None else steps * often
     values = dict(config.values["optimizer"])
     shape = dict(values.pop("schedule"))
     rate = schedule(shape.pop("name"), values.pop("learning_rate"), steps, **shape)
@@ -180,7 +184,8 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
         built = model(config, vocab_size=ANY_VOCABULARY)
         values["stacks"] = built.stacks() if hasattr(built, "stacks") else None
     section: Prune = construct(Prune, config.values["prune"])
-    return section.around(transformation(values.pop("name"), rate, **values), config.values, steps), rate
+    made = section.around(transformation(values.pop("name"), rate, **values), config.values, steps)
+    return made, rate if often == 1 else lambda step: rate(step * often)
 
 
 def tokenizer(parts: Sections) -> Tokenizer:

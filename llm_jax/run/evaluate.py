@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 from llm_jax.adapt.adapted import merged
-from llm_jax.core.types import Adversaries, Model, Objective, Params
+from llm_jax.core.types import Adversaries, Batch, Model, Objective, Params
 from llm_jax.data.loader import Loader
 from llm_jax.decode.beam import Beams
 from llm_jax.decode.sample import unstacked
@@ -26,13 +26,14 @@ from llm_jax.text.base import Tokenizer
 
 LIKELIHOOD = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
 PLAYERS = {"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"}
-RANKED = {"loss": "tokens", "accuracy": "pairs", "accuracy_per_token": "pairs"}
+RANKED = {"loss": "tokens", **dict.fromkeys(preferred.RANKS, "pairs")}
 BARE = (
     "perplexity",
     "fooled",
     "exact",
     "accuracy",
     "accuracy_per_token",
+    "accuracy_of_gains",
     "precision",
     "recall",
     "f1",
@@ -79,10 +80,20 @@ def evaluator(model: Model, objective: Objective) -> Judge:
     return Judge(jax.jit(lambda params, batch: row_sums(model, params, batch)))
 
 
-def held_out(judge: Judge, params: Params, loader: Loader, rows: int, limit: int | None = None) -> dict[str, Estimate]:
-    """Return the estimates of parameters on a loader's rows, `rows` at a time, over at most `limit` batches."""
+def held_out(
+    judge: Judge,
+    params: Params,
+    loader: Loader,
+    rows: int,
+    limit: int | None = None,
+    beside: Callable[[Batch], Batch] = lambda batch: batch,
+) -> dict[str, Estimate]:
+    """Return the estimates of parameters on a loader's rows, `rows` at a time, over at most `limit` batches.
+
+    `beside` adds to a batch what it is judged by beside the model.
+    """
     batches = loader.once(rows, *hosts.share(rows), limit)
-    return judge.merge(lambda batch: hosts.whole(judge.sums(params, hosts.to_devices(batch, rows))), batches)
+    return judge.merge(lambda batch: hosts.whole(judge.sums(params, beside(hosts.to_devices(batch, rows)))), batches)
 
 
 class Written(NamedTuple):

@@ -66,7 +66,7 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         pending: Stats | None = None
         step = start
         for step, batch in enumerate(batches, start + 1):
-            state, stats = update(state, batch)
+            state, stats = update(state, run.lesson(batch, state))
             if pending is not None:
                 loop.read(step - 1, pending)
             pending = stats
@@ -92,7 +92,7 @@ def _begin_compiling(run: Run) -> Future:
 
     def compiled() -> Any:
         with run.plan.active(), closing(_placed(run, 0)) as batches:
-            return _jitted(run).lower(resume.abstract_state(run), next(batches)).compile()
+            return _jitted(run).lower(state := resume.abstract_state(run), run.lesson(next(batches), state)).compile()
 
     pool = ThreadPoolExecutor(1)
     try:
@@ -107,7 +107,7 @@ def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
     local = run.data.train.prefetch(start, *hosts.share(rows), depth)
     try:
         for batch in local:
-            yield run.lesson(hosts.to_devices(batch, rows))
+            yield hosts.to_devices(batch, rows)
     finally:
         local.close()  # type: ignore[attr-defined]  # a generator
 
@@ -228,7 +228,7 @@ class Loop:
             return {}
         rows = self._run.sections.eval.batch_size or self._run.sections.data.batch_size
         params = ready(self._run.model, averaged(state))
-        found = evaluation.held_out(self._evaluate, params, loader, rows, limit)
+        found = evaluation.held_out(self._evaluate, params, loader, rows, limit, self._run.beside)
         if hosts.is_first():
             self._metrics.write(step, "validation", evaluation.values(found), found["loss"].count)
             self._line.say(evaluation.reported(self._run, self._evaluate, step, found))

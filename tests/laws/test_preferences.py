@@ -104,6 +104,16 @@ def test_the_ranking_of_held_out_pairs_needs_no_reference(known):
     assert found["accuracy_per_token"].value == (c / n > r / m).mean()
 
 
+def test_held_out_pairs_are_ranked_by_what_was_gained_where_there_is_a_reference(known):
+    (c, r), (c0, r0), _ = known
+    batch = pairs() | {"reference_chosen": np.float32(c0), "reference_rejected": np.float32(r0)}
+    found = ranking(jax.jit(lambda b: rows(MODEL, PARAMS, b)), [batch])
+    ahead = (c - c0) - (r - r0)
+    assert found["accuracy_of_gains"].value == (ahead > 0).mean() and 0 < (ahead > 0).sum() < 3
+    assert found["margin"].value == pytest.approx(ahead.mean(), rel=1e-4)
+    assert "margin" not in ranking(jax.jit(lambda b: rows(MODEL, PARAMS, b)), [pairs()])
+
+
 def test_rows_without_a_second_answer_are_refused():
     with pytest.raises(UserError, match="no rejected answers"):
         told(Simpo(), side(CHOSEN))

@@ -33,6 +33,8 @@ def test_a_run_begins_as_its_reference_and_leaves_it(flags, recipe, tmp_path, ca
     assert last["loss"] < first["loss"] and last["margin"] > 0 and last["accuracy"] > 0.5
     held = rows[rows.split == "validation"].to_dict("records")
     assert [row["step"] for row in held] == [0, 3] and 0 <= held[0]["accuracy"] <= 1
+    assert (held[0]["accuracy_of_gains"], held[0]["margin"]) == (0.5, 0)  # it is its reference
+    assert held[1]["accuracy_of_gains"] > 0.5 and held[1]["margin"] > 0
     assert "accuracy per token" in capsys.readouterr().out
     other = [flag.replace("tuned", "other") for flag in flags]
     assert main([*other, f"--config.objective.reference={base}", "--config.data.tokenizer={'name': 'characters'}"]) == 2

@@ -24,6 +24,7 @@ FORMS = {
     "chat": "llm_jax.data.examples.chats:Chat",
     "passages": "llm_jax.data.examples.passages:Passages",
     "preferences": "llm_jax.data.examples.preferred:Preferences",
+    "prompts": "llm_jax.data.tasks.prompts:Prompts",
     "tagged": "llm_jax.data.examples.tagged:Tagged",
 }
 

@@ -16,6 +16,7 @@ RECORDS = {
     "csv": "llm_jax.data.examples.readers:csv",
     "jsonl": "llm_jax.data.examples.readers:jsonl",
     "published": "llm_jax.data.published.corpora:published",
+    "reasoning": "llm_jax.data.tasks.reasoning:reasoning",
 }
 
 

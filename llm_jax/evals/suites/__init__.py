@@ -15,6 +15,7 @@ SUITES = {
     "choices": "llm_jax.evals.suites.choices:choices",
     "domains": "llm_jax.evals.suites.domains:domains",
     "fairness": "llm_jax.evals.suites.groups:groups",
+    "reward": "llm_jax.evals.tuned.rewards:rewarded",
     "robustness": "llm_jax.evals.suites.robustness:robustness",
 }
 

@@ -22,6 +22,14 @@ class Examples(NamedTuple):
     records: Sequence[Record]
 
 
+class Checked(NamedTuple):
+    """Held-out questions, (text, record) -> its reward, and the most tokens of a text, None: those of an answer."""
+
+    records: Sequence[Record]
+    reward: Callable[[str, Record], float]
+    tokens: int | None
+
+
 @dataclass(frozen=True)
 class Case:
     """A model before its suites.
@@ -36,6 +44,7 @@ class Case:
         limit: at most so many batches, or pieces of text for so many.
         seed: of what is drawn.
         examples: opens the held-out records; None where the run learnt no classes of texts.
+        checked: opens the held-out questions; None where no program checks the answers.
     """
 
     model: Model
@@ -49,6 +58,7 @@ class Case:
     limit: int | None = None
     seed: int = 0
     examples: Callable[[], Examples | None] = lambda: None
+    checked: Callable[[], Checked | None] = lambda: None
 
     def batches(self) -> Iterator[Batch]:
         """Yield the held-out rows on the devices, every row once; padding has weight 0.

@@ -7,13 +7,15 @@ import jax
 
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Params
-from llm_jax.objectives.preference.answers import answers
+from llm_jax.objectives.preference.answers import PAIRED, answers
 from llm_jax.run.build import Run
 from llm_jax.run.open_run import open_run
 
+READ = (*PAIRED, *(f"rejected_{name}" for name in PAIRED))
+
 
 def with_reference(run: Run) -> Run:
-    """Return the run whose batches have `reference_chosen` and `reference_rejected` [B], nats.
+    """Return the run whose batches, held-out ones too, have `reference_chosen` and `reference_rejected` [B], nats.
 
     An objective that has no `reference` needs none. Parameters are loaded at the first batch, onto the run's mesh.
 
@@ -44,5 +46,7 @@ def with_reference(run: Run) -> Run:
         pair = answers(model, params, batch, None)
         return {"reference_chosen": pair.chosen.log_prob, "reference_rejected": pair.rejected.log_prob}
 
-    earlier = run.lesson
-    return replace(run, lesson=lambda batch: earlier(batch) | known(params(), batch))
+    def beside(batch: Batch) -> Batch:
+        return batch | known(params(), {name: batch[name] for name in READ if name in batch})
+
+    return replace(run, lesson=lambda batch, state: beside(batch), beside=beside)

@@ -6,7 +6,7 @@ from functools import cache
 import jax
 
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Adversaries, Batch, Conditional, Latent, Params
+from llm_jax.core.types import Adversaries, Batch, Conditional, Latent, Params, State
 from llm_jax.run.build import Run
 from llm_jax.run.open_run import open_run
 
@@ -46,7 +46,7 @@ def with_teacher(run: Run) -> Run:
 
     logits = jax.jit(lambda params, batch: model.apply(params, batch).logits)
 
-    def lesson(batch: Batch) -> Batch:
+    def lesson(batch: Batch, state: State) -> Batch:
         return batch | {"teacher_logits": logits(params(), {name: batch[name] for name in READ if name in batch})}
 
     return replace(run, lesson=lesson)

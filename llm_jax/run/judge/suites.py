@@ -6,15 +6,17 @@ from typing import Any
 
 from llm_jax.adapt.adapted import merged
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Params
+from llm_jax.core.types import Objective, Params
 from llm_jax.data.build import Component, components, opened_texts
 from llm_jax.data.documents import Document
 from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
+from llm_jax.data.tasks.prompts import Prompts
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites import open_suites
-from llm_jax.evals.suites.case import Case, Examples
+from llm_jax.evals.suites.case import Case, Checked, Examples
 from llm_jax.evals.suites.texts import Reading
+from llm_jax.evals.tuned import rewards
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.build import form as formed
@@ -45,7 +47,7 @@ def during(
         model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)),
         lambda: run.data.validation, run.sections.eval.batch_size or data.batch_size, lambda: documents(where),
         component_names(where), data.seq_len, limit, run.config.values["seed"],
-        lambda: examples(where, data.form),
+        lambda: examples(where, data.form), lambda: checked(where, data.form, run.objective),
     )  # fmt: skip
     for word, suite in suites.items():
         found = suite(case)
@@ -112,6 +114,21 @@ def examples(where: Where, form: Any) -> Examples | None:
         return None
     parts = [open_examples(p.source, p.options, "validation", where["normalization"]) for p in _parts(where)]
     return Examples(form.names, [record for part in parts if part is not None for record in part])
+
+
+def checked(where: Where, form: Any, objective: Objective) -> Checked | None:
+    """Return the held-out questions of a run whose `data.form` is `prompts`, None of any other.
+
+    Where the objective does not say how answers are checked and how long they are, they are to be exact, as long as
+    the right ones may be.
+    """
+    form = formed(form)
+    if not isinstance(form, Prompts) or where["source"] is None:
+        return None
+    found = open_examples(where["source"], where["options"], "validation", where["normalization"])
+    given = {name: getattr(objective, name) for name in ("verifier", "answer") if hasattr(objective, name)}
+    reward = rewards.reward(form, where["source"], where["options"], **given)
+    return None if found is None else Checked(list(found), reward, getattr(objective, "tokens", None))
 
 
 def _parts(where: Where) -> list[Component]:

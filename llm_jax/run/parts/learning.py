@@ -8,6 +8,7 @@ from llm_jax.core.types import Learner, Model, Objective
 from llm_jax.learn import LEARNERS, OUTER
 from llm_jax.learn.ema import ema
 from llm_jax.learn.local import federated, local
+from llm_jax.learn.repeated import repeated
 
 
 def learner(parts: Any, objective: Objective, built: Model, transform: Any) -> Learner:
@@ -24,6 +25,8 @@ def learner(parts: Any, objective: Objective, built: Model, transform: Any) -> L
     }  # fmt: skip
     asked = inspect.signature(make).parameters
     taught: Learner = make(built, objective, transform, **{k: v for k, v in known.items() if k in asked})
+    if (often := getattr(objective, "updates", 1)) > 1:
+        taught = repeated(taught, often)
     if parts.local.name != "none":
         taught = _apart(taught, parts.local, clients=parts.data.federated)
     return taught if parts.train.ema is None else ema(taught, parts.train.ema)

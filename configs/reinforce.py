@@ -1,0 +1,38 @@
+"""Sums of two numbers, learnt from rewards: GRPO on the task `chain_sum` of reasoning-gym, from a supervised start.
+
+pip install -r requirements-reasoning.txt
+python -m llm_jax train --config=configs/reinforce.py:start --workdir=runs/reinforce_start
+python -m llm_jax train --config=configs/reinforce.py --workdir=runs/reinforce
+"""
+
+from ml_collections import ConfigDict
+
+QUESTIONS = {
+    "task": "chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}, "size": 8000,
+    "held_out": 400,
+}  # fmt: skip
+START = "/tmp/wt/grpo.runs/start"
+
+
+def get_config(kind: str = "grpo") -> ConfigDict:
+    """Return the recipe; kind is "start", by answers; "grpo" or "dr_grpo", by rewards; "longer", by answers again."""
+    answers = kind in ("start", "longer")
+    return ConfigDict({
+        "model": {"name": "llama", "num_layers": 2, "embed_dim": 128, "num_heads": 4, "mlp_dim": 256, "tied": True},
+        "init_from": None if kind == "start" else START,
+        "objective": {"name": "causal"} if answers else {
+            "name": kind, "group": 8, "tokens": 8, "verifier": "reasoning", "beta": 0.0,
+        },
+        "optimizer": {
+            "name": "adamw", "learning_rate": 2e-3 if kind == "start" else 3e-4, "b2": 0.99,
+            "schedule": {"name": "constant", "warmup_steps": 20},
+        },
+        "data": {
+            "source": "reasoning", "options": QUESTIONS, "form": {"name": "prompts"},
+            "tokenizer": {"name": "bpe", "vocab_size": 312}, "batch_size": 64 if answers else 16, "seq_len": 32,
+        },
+        "train": {"duration": "1500 steps" if kind == "start" else "200 steps"},
+        "eval": {"every": 250 if answers else 50, "batches": None, "batch_size": 64, "suites": ["reward"]},
+        "checkpoint": {"every": 250},
+        "log": {"every": 25},
+    })  # fmt: skip

@@ -1,0 +1,52 @@
+"""Questions whose answers are checked: the rows of joined pairs, one a row always, with the number of the record."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from llm_jax.data.examples.forms import Around
+from llm_jax.data.examples.pairs import Pairs
+from llm_jax.data.examples.records import Record, Records
+from llm_jax.data.features import Fields
+from llm_jax.data.kept import Arrays
+from llm_jax.data.packing import Rows
+from llm_jax.text.base import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """The form `prompts`: rows "question separator answer" as those of `pairs` with `joined`, and `item` int32 [B].
+
+    question, answer: names of the fields. prefix: stands before each question. separator: after it. item: which
+    record of its split a row is of.
+    """
+
+    question: str = "question"
+    answer: str = "answer"
+    prefix: str = ""
+    separator: str = "\n"
+
+    def _pairs(self) -> Pairs:
+        named = Pairs(source=self.question, target=self.answer, joined=True)
+        return replace(named, prefix=self.prefix, separator=self.separator)
+
+    def texts(self, record: Record) -> list[str]:
+        """Return the question with its prefix, and the answer."""
+        return self._pairs().texts(record)
+
+    def encode(self, records: Records, words: Tokenizer, template: str | None) -> Arrays:
+        """Return ids and starts of the questions and the answers."""
+        return self._pairs().encode(records, words, template)
+
+    def rows(self, made: Arrays, records: Records, around: Around, *, evaluation: bool) -> Rows:
+        """Return a row for each record."""
+        alone = self._pairs().rows(made, records, around, evaluation=True)
+
+        def gather(rows: np.ndarray, epochs: np.ndarray) -> Fields:
+            return alone.gather(rows, epochs) | {"item": np.asarray(rows, np.int32)}
+
+        return Rows(alone.count, gather)
+
+    def blank(self, seq_len: int) -> Fields:
+        """Return the fields of one row."""
+        return self._pairs().blank(seq_len) | {"item": np.zeros(1, np.int32)}

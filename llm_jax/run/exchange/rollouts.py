@@ -1,0 +1,133 @@
+"""Rollouts: what a run that learns by rewards makes of a batch of questions, before each step.
+
+Every question is continued `group` times by the model as it is at this step, the texts are scored, and what the
+objective reads of them is put into an ordinary batch of that many more rows. What is drawn follows from (seed, step,
+question, number of the text) alone, so that a run that is resumed writes the same texts.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any, cast
+
+import jax
+import numpy as np
+
+from llm_jax.adapt.adapted import merged
+from llm_jax.core import keys
+from llm_jax.core.table import UserError
+from llm_jax.core.types import Array, Batch, Conditional, State
+from llm_jax.data.examples.forms import Form
+from llm_jax.data.examples.opened import open_examples
+from llm_jax.decode.filters import Sampling
+from llm_jax.decode.sample import generate
+from llm_jax.evals import generation
+from llm_jax.evals.tuned import rewards
+from llm_jax.mesh import hosts
+from llm_jax.run.build import Run
+from llm_jax.run.build import form as formed
+from llm_jax.run.generate import decoding
+from llm_jax.run.open_run import open_run
+
+CHECKED = 256  # questions at a time
+
+
+def with_rollouts(run: Run) -> Run:
+    """Return the run whose batches are texts that the model writes, with `advantages` and the like.
+
+    An objective without a `verifier` needs none. The reference is the model that the run begins from.
+
+    Raises:
+        UserError: the run begins from none, its model or tokenizer cannot, its data are no questions, or something of
+            it does not go with texts that are written on the way.
+    """
+    if not hasattr(run.objective, "verifier"):
+        return run
+    data, objective, words = run.sections.data, cast(Any, run.objective), run.tokenizer
+    _refuse(run, objective.tokens)
+    records = list(open_examples(str(data.source), data.options, "train", data.normalization) or ())
+    form = cast(Form, formed(data.form))
+    reward = rewards.reward(form, str(data.source), data.options, objective.verifier, objective.answer)
+    known = jax.jit(partial(objective.known, run.model))
+
+    @cache
+    def reference() -> Callable[[Batch], Array]:
+        opened = open_run(run.config.values["init_from"])
+        return partial(jax.jit(partial(objective.known, opened.model)), opened.params())
+
+    sampling = Sampling(temperature=objective.temperature)
+
+    def lesson(batch: Batch, state: State) -> Batch:
+        group, stops = objective.group, [words.eos_id]
+        asked = list(generation.pairs(batch))
+        model, params = merged(run.model, state.params)
+        made = generate(
+            decoding(model), params, [pair.prompt for pair in asked], max_new_tokens=objective.tokens,
+            settings=sampling, seed=drawn(state), num=group, stop_ids=stops, vocab_size=words.vocab_size,
+        )  # fmt: skip
+        told = [words.decode(i for i in ids if i not in stops) for ids in made]
+        of = [records[item] for item in np.repeat(np.asarray(batch["item"]), group)]
+        got = np.array([reward(*each) for each in zip(told, of, strict=True)], np.float64).reshape(-1, group)
+        fields = laid_out([pair.prompt for pair in asked for _ in range(group)], made, data.seq_len)
+        fields["advantages"] = objective.advantages(got).reshape(-1)
+        fields["rewards"] = got.reshape(-1).astype(np.float32)
+        fields["spreads"] = np.repeat(got.std(1, ddof=1), group).astype(np.float32)
+        placed = hosts.to_devices(fields, len(made))
+        if objective.updates > 1:  # else it is the model's own, at this step
+            placed["behaviour"] = known(state.params, placed)
+        if objective.beta:
+            placed["reference"] = reference()(placed)
+        return placed
+
+    return replace(run, lesson=lesson)
+
+
+def drawn(state: State) -> int:
+    """Return the seed of a step's draws, which follows from the run's seed and the step."""
+    return int(jax.random.bits(keys.fold(state.key, "rollouts", state.step)))
+
+
+def laid_out(prompts: list[list[int]], made: list[list[int]], seq_len: int) -> dict[str, Any]:
+    """Return tokens, targets, segments and weights [N,T] of prompts with what was written, which has the weight."""
+    fields = {name: np.zeros((len(made), seq_len), np.int32) for name in ("tokens", "targets", "segments")}
+    weights = np.zeros((len(made), seq_len), np.float32)
+    for row, (prompt, ids) in enumerate(zip(prompts, made, strict=True)):
+        text, last = [*prompt, *ids], len(prompt) + len(ids) - 1
+        fields["tokens"][row, :last], fields["targets"][row, :last] = text[:-1], text[1:]
+        fields["segments"][row, :last] = 1
+        weights[row, len(prompt) - 1 : last] = 1
+    return fields | {"weights": weights}
+
+
+def _refuse(run: Run, tokens: int) -> None:
+    data, name = run.sections.data, run.config.values["objective"]["name"]
+    if run.config.values["init_from"] is None:
+        raise UserError(
+            f"objective.name={name!r} needs a model that sometimes answers right; begin from one that has learnt "
+            "right answers, with --config.init_from=WORKDIR"
+        )
+    if hosts.several():
+        raise UserError(f"objective.name={name!r} writes texts in one process; run it on one host")
+    if data.mixture is not None or (data.form or {}).get("name") != "prompts":
+        raise UserError(
+            f'objective.name={name!r} asks the questions of one data.source with data.form={{"name": "prompts"}}; '
+            f"here are data.form={data.form} and data.mixture={data.mixture}"
+        )
+    if run.sections.train.learner != "gradient" or run.sections.local.name != "none":
+        raise UserError(
+            f'objective.name={name!r} goes with train.learner="gradient" and local.name="none"; here are '
+            f"{run.sections.train.learner!r} and {run.sections.local.name!r}"
+        )
+    decoding(getattr(run.model, "base", run.model))
+    if isinstance(run.model, Conditional):
+        raise UserError(f"objective.name={name!r} continues questions, and this model reads them apart; take a decoder")
+    if run.tokenizer.eos_id is None:
+        raise UserError("data.tokenizer has no id that ends a text, so that no answer would end; take another")
+    for batch in run.data.train.once(CHECKED):
+        lengths = np.where(batch["weights"].any(1), batch["weights"].argmax(1) + 1, 0)
+        if (row := int(lengths.argmax())) >= 0 and lengths[row] + tokens > data.seq_len:
+            raise UserError(
+                f"question {batch['item'][row]} of data.source={data.source!r} has {lengths[row]} tokens, and with "
+                f"objective.tokens={tokens} of an answer more than data.seq_len={data.seq_len}; set it to at least "
+                f"{lengths[row] + tokens}"
+            )
