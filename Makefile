@@ -118,8 +118,8 @@ $(PLAN): $(DEV) requirements-plan.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-plan.txt
 	@touch $@
 
-$(ORACLES): $(DEV) requirements-oracles.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-oracles.txt
+$(ORACLES): $(DEV) requirements-oracles.txt requirements-reasoning.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-oracles.txt -r requirements-reasoning.txt
 	@touch $@
 
 clean:

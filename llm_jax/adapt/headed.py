@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from llm_jax.core import checks, keys
 from llm_jax.core.table import UserError, choices, nearest
-from llm_jax.core.types import Batch, Declaration, Decodes, Key, Model, Outputs, Params
+from llm_jax.core.types import Batch, Declaration, Decodes, Key, Model, Outputs, Params, Prepares
 from llm_jax.mesh.place import place
 from llm_jax.nn import declare
 from llm_jax.nn.declare import weight
@@ -44,6 +44,7 @@ def mean(real: Array) -> Array:
 
 
 # Where no token is padding, bool [B,T] -> what each token counts in the state of its text, [B,T].
+POOLER = "pooler"  # the model's own: its first token's state through a dense layer
 POOLINGS: dict[str, Callable[[Array], Array]] = {"first": first, "last": last, "mean": mean}
 
 
@@ -51,11 +52,12 @@ class LabelHead(nn.Module):
     """A linear map to a score for each of C classes, or to the one of a number."""
 
     classes: int
+    biased: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T D"], out: tuple[str | None, ...]) -> Float[Array, "B T C"]:
         kernel = weight(self, "kernel", (x.shape[-1], self.classes), ("embed", None), normal(0.02))
-        bias = weight(self, "bias", (self.classes,), (None,), zeros)
+        bias = weight(self, "bias", (self.classes,), (None,), zeros) if self.biased else None
         return linear(x, kernel, bias, out=out).astype(jnp.float32)
 
 
@@ -63,25 +65,31 @@ class LabelHead(nn.Module):
 class Headed:
     """A model whose outputs have `extras["scores"]`, float32: [B,C] of texts, [B,T,C] of tokens.
 
-    labels: names of the classes; none of a number, which has one score. pooling: a key of `POOLINGS`, "tokens" for
-    scores of each token, or None: the last token of a model that reads from left to right, else the mean. dropout: of
-    what the head reads. Sizes and `stacks` that a family has beside what a `Model` has are those of `base`; its other
-    methods are not: a model with a head is for labels alone.
+    labels: names of the classes; none of a number, which has one score. pooling: a key of `POOLINGS`, "pooler" (what
+    the model itself makes of a text), "tokens" for scores of each token, or None: the last token of a model that reads
+    from left to right, else the mean. dropout: of what the head reads. bias: whether it has one. A model that
+    `Prepares` states prepares those that the head reads. Sizes and `stacks` that a family has beside what a `Model` has
+    are those of `base`; its other methods are not: a model with a head is for labels alone.
     """
 
     base: Model
     labels: tuple[str, ...]
     pooling: str | None = None
     dropout: float = 0.0
+    bias: bool = True
 
     def __post_init__(self) -> None:
-        known = (*POOLINGS, "tokens")
+        known = (*POOLINGS, POOLER, "tokens")
         if self.pooling is not None and self.pooling not in known:
             raise UserError(
                 f"objective.pooling={self.pooling!r} is not known; choose one of: {choices(known)}"
                 f"{nearest(self.pooling, known)}"
             )
         checks.fraction("objective", dropout=self.dropout)
+        if self.pooling == POOLER and not getattr(self.base, "pooler", False):
+            raise UserError(
+                f"objective.pooling={POOLER!r} needs a model with a pooler, such as bert of model.pooler=True"
+            )
         if not isinstance(getattr(self.base, "embed_dim", None), int):
             raise UserError(
                 f"model.name={type(self.base).__name__.lower()!r} has no hidden states of a width, which a head reads"
@@ -112,10 +120,12 @@ class Headed:
 
     def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
         """Outputs of a whole batch."""
-        out = self.base.apply(params, batch, key=key)
-        states = out.hidden if self.pooled == "tokens" else self._pool(out.hidden, batch)[:, None]
-        states = dropout(states, self.dropout, None if key is None else keys.fold(key, HEAD))
         names = ("batch", "seq" if self.pooled == "tokens" else None, None)
+        out = self.base.apply(params, batch, key=key)
+        states = out.hidden if self.pooled == "tokens" else self._pool(out, batch)[:, None]
+        if isinstance(self.base, Prepares):
+            states = self.base.prepared(params, states, names)
+        states = dropout(states, self.dropout, None if key is None else keys.fold(key, HEAD))
         scores: Any = self._head().apply({"params": params[HEAD]}, states, names)
         scores = scores if self.pooled == "tokens" else scores[:, 0]
         return replace(out, extras={**out.extras, "scores": scores})
@@ -126,10 +136,13 @@ class Headed:
         return self.pooling or ("last" if isinstance(self.base, Decodes) else "mean")
 
     def _head(self) -> LabelHead:
-        return LabelHead(max(1, len(self.labels)))
+        return LabelHead(max(1, len(self.labels)), self.bias)
 
-    def _pool(self, hidden: Array, batch: Batch) -> Array:
-        """Return the state of each text, [B,D]; of a row of padding it is 0."""
+    def _pool(self, out: Outputs, batch: Batch) -> Array:
+        """Return the state of each text, [B,D]; of a row of padding it is 0, but for that of a pooler."""
+        if self.pooled == POOLER:
+            return out.extras["pooled"]
+        hidden = out.hidden
         tokens = batch["tokens"]
         real = jnp.asarray(batch.get("segments", jnp.ones(tokens.shape, jnp.int32))) > 0
         shares = POOLINGS[self.pooled](real).astype(hidden.dtype)

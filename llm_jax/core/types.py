@@ -151,6 +151,13 @@ class Embeds(Model, Protocol):
 
 
 @runtime_checkable
+class Prepares(Model, Protocol):
+    """A model whose heads read its states through a layer of its own: [B,T,D] -> [B,T,D], placed as `out` says."""
+
+    def prepared(self, params: Params, states: Array, out: tuple[str | None, ...]) -> Array: ...
+
+
+@runtime_checkable
 class Samples(Model, Protocol):
     """A model that draws whole texts: tokens int32 [B,length] after `start`, int32 [B], which ends another text."""
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -31,12 +31,20 @@ ENGINES = {
 """Kind of tokenizer -> function that returns tokenizer.json, as text."""
 
 
-def files(tokenizer: Tokenizer, *, context: int) -> dict[str, bytes]:
+Frame = tuple[Sequence[int], Sequence[int]]
+
+
+def files(
+    tokenizer: Tokenizer, *, context: int, frame: Frame = ((), ()), pads: bool = True, typed: bool = True
+) -> dict[str, bytes]:
     """Return {file name: content} of a tokenizer for `transformers`.
 
     Args:
         tokenizer: of any kind.
         context: the longest text of the model, in tokens.
+        frame: the ids that are put before a text and after it (and after a second one), unless it puts some itself.
+        pads: whether its token of padding is said.
+        typed: whether the model is told which of two texts a token is of.
 
     Raises:
         UserError: it cannot be expressed so that it gives the same ids.
@@ -44,14 +52,30 @@ def files(tokenizer: Tokenizer, *, context: int) -> dict[str, bytes]:
     text = lookup(ENGINES, tokenizer.kind, "tokenizer")(tokenizer)
     _check(tokenizer, text)
     names = {i: token for token, i in _engine(text).get_vocab(with_added_tokens=True).items()}
-    roles = {"eos": tokenizer.eos_id, "bos": tokenizer.bos_id, "pad": tokenizer.pad_id}
+    if any(frame) and tokenizer.frame == ((), ()):
+        text = framed(text, *([(names[i], i) for i in part] for part in frame))
+    roles = {"eos": tokenizer.eos_id, "bos": tokenizer.bos_id, "pad": tokenizer.pad_id if pads else None}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{role}_token": names[i] for role, i in roles.items() if i is not None},
         "clean_up_tokenization_spaces": False,
         "model_max_length": context,
+        **({} if typed else {"model_input_names": ["input_ids", "attention_mask"]}),
     }
     return {FILE: text.encode(), CONFIG: (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()}
+
+
+def framed(text: str, before: Sequence[tuple[str, int]], after: Sequence[tuple[str, int]]) -> str:
+    """Return a tokenizer.json that puts tokens (name, id) before a text and after it, and after a second one."""
+    from tokenizers import processors
+
+    engine = _engine(text)
+    single = [*(f"{name}:0" for name, _ in before), "$A:0", *(f"{name}:0" for name, _ in after)]
+    pair = [*single, "$B:1", *(f"{name}:1" for name, _ in after)]
+    template = processors.TemplateProcessing(single, pair, list({*before, *after}))
+    kept = [] if engine.post_processor is None else [engine.post_processor]
+    engine.post_processor = processors.Sequence([*kept, template])
+    return str(engine.to_str())
 
 
 def _engine(text: str) -> Any:

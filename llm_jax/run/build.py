@@ -33,7 +33,7 @@ from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
 from llm_jax.run.parts import learning
 from llm_jax.run.parts.compression import Prune
-from llm_jax.run.parts.models import ANY_VOCABULARY, form, longest_text, model, objective
+from llm_jax.run.parts.models import ANY_VOCABULARY, exportable, form, longest_text, model, objective
 from llm_jax.run.parts.privacy import accountant
 from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
@@ -116,11 +116,9 @@ def check(config: Config) -> tuple[Sections, Plan]:
     values, parts = config.values, parts_of(config)
     parts.compress.refuse()
     examples.check(parts.data, objective(config), values["objective"]["name"])
-    if parts.export.every and hasattr(objective(config), "head"):
-        raise UserError(
-            f"export.every={parts.export.every}: no format has the head of a model that learns labels; set 0"
-        )
     built = model(config, vocab_size=ANY_VOCABULARY)
+    if parts.export.every and hasattr(objective(config), "head"):
+        exportable(parts.export, values, built)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches

@@ -173,7 +173,7 @@ def test_what_learnt_no_labels_does_not_classify(runs, capsys):
     assert main(["sample", f"--workdir={folder / 'tuned'}", "--prompt=a"]) == 2
     assert "needs a decoder" in capsys.readouterr().err
     assert main(["export", f"--workdir={folder / 'tuned'}", f"--to={folder / 'out'}"]) == 2
-    assert "learnt labels, and no format has its head" in capsys.readouterr().err
+    assert "no head of text for model.name=" in capsys.readouterr().err
 
 
 def test_classes_that_are_not_named_are_asked_for(runs, capsys):

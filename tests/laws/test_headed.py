@@ -11,7 +11,7 @@ from llm_jax.adapt.headed import HEAD, POOLINGS, Headed
 from llm_jax.adapt.lora import Lora
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Decodes
+from llm_jax.core.types import Decodes, Prepares
 from llm_jax.mesh.hosts import to_devices
 from llm_jax.models.classical.hmm import Hmm
 from llm_jax.objectives.labelled.classification import Classification
@@ -47,6 +47,8 @@ def test_padding_changes_no_score_and_the_state_is_that_of_the_pooling(model, dr
     wanted = {"first": states[:, 0], "last": states[:, -1], "mean": states.mean(1), "tokens": states}
     kept = scores | {"tokens": np.stack([scores["tokens"][row, place] for row, place in enumerate(real)])}
     for name, state in wanted.items():
+        if isinstance(model, Prepares):
+            state = model.prepared(params, state.reshape(2, -1, 16), (None,) * 3).reshape(state.shape)
         close(kept[name], state @ params[HEAD]["kernel"] + params[HEAD]["bias"], err_msg=name)
 
 
@@ -61,6 +63,18 @@ def test_paths_are_those_of_the_model_and_it_no_longer_decodes(model):
     own, whole = model.init(jax.random.key(3)), headed.init(jax.random.key(3))
     for path, leaf in tree.flatten(own).items():
         np.testing.assert_array_equal(tree.flatten(whole)[path], leaf)
+
+
+@pytest.mark.parametrize("family", ["bert"])
+def test_the_pooler_of_a_model_is_read_and_a_head_may_have_no_bias(make, draw):
+    model = make(pooler=True)
+    headed = Headed(model, LABELS, "pooler", bias=False)
+    params = draw(headed)
+    assert headed.declarations().keys() == {*model.declarations(), "label_head/kernel"}
+    out = jax.jit(lambda p: headed.apply(p, {"tokens": TOKENS}).extras)(params)
+    close(out["scores"], out["pooled"] @ params[HEAD]["kernel"])
+    with pytest.raises(UserError, match=r"pooling='pooler' needs a model with a pooler"):
+        Headed(make(pooler=False), LABELS, "pooler")
 
 
 @pytest.mark.parametrize("family", ["bert"])

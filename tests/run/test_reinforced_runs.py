@@ -157,8 +157,8 @@ def test_a_verifier_that_fails_names_the_item(monkeypatch):
             rewards.reward(Prompts(), "files", {})("x", record)
 
 
+@pytest.mark.oracle
 def test_items_that_are_held_out_are_not_trained_on():
-    pytest.importorskip("reasoning_gym")
     options = {"task": "chain_sum", "options": {"max_terms": 2, "max_digits": 1}, "size": 60, "held_out": 20}
     train, held = (open_records("reasoning", options, split) for split in ("train", "validation"))
     questions = [{record.values["question"] for record in side} for side in (train, held)]

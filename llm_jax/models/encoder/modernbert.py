@@ -19,7 +19,7 @@ from llm_jax.nn.declare import initialize, under, weight
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.initial import normal, zeros
 from llm_jax.nn.linear import embed as looked_up
-from llm_jax.nn.linear import logits
+from llm_jax.nn.linear import linear, logits
 from llm_jax.nn.mlp import GatedMlp, exact_gelu
 from llm_jax.nn.norm import LayerNorm
 from llm_jax.nn.rotary import frequencies
@@ -161,6 +161,12 @@ class ModernBert:
         return Outputs(hidden, Partial(_Scores(self.norm_eps), table=table, norm=params["head"]["norm"], **used))
 
     embed = parts.embed
+
+    def prepared(self, params: Params, states: Array, out: tuple[str | None, ...]) -> Array:
+        """Return what a head for labels reads of states [B,T,D]: dense, gelu and norm, as that of masked tokens."""
+        x = exact_gelu(linear(states, params["head"]["kernel"], out=out))
+        normed: Any = LayerNorm(self.norm_eps, bias=False).apply({"params": params["head"]["norm"]}, x)
+        return normed
 
     def _kinds(self) -> tuple[str, ...]:
         rest = (LOCAL if i % self.global_every else GLOBAL for i in range(1, self.num_layers))

@@ -17,14 +17,16 @@ class Classification:
 
     label_smoothing: share of the target spread over the classes (Szegedy et al. 2016, §7). class_weights: what a text
     of each class counts, in the order of data.form.labels; None: all alike. pooling: which state of a text the head
-    reads, `first`, `last`, `mean`, or None: the last of a model that reads from left to right, else the mean.
-    dropout: of that state.
+    reads, `first`, `last`, `mean`, `pooler` (the first, through the dense layer of model.pooler), or None: the last of
+    a model that reads from left to right, else the mean. dropout: of that state. bias: whether the head has one, which
+    those of decoders at Hugging Face have not.
     """
 
     label_smoothing: float = 0.0
     class_weights: list[float] | None = None
     pooling: str | None = None
     dropout: float = 0.0
+    bias: bool = True
     judged = "classification"
     reads = ("tokens", "label")
 
@@ -36,7 +38,7 @@ class Classification:
     @property
     def head(self) -> heads.Head:
         """What is asked of a model."""
-        return heads.Head(True, self.pooling, self.dropout)
+        return heads.Head(True, self.pooling, self.dropout, self.bias)
 
     def fits(self, model: Model) -> None:
         """Refuse weights that are not one for each class."""

@@ -10,11 +10,15 @@ from llm_jax.core.types import Array, Batch, Outputs
 
 
 class Head(NamedTuple):
-    """A linear map of states. classes: one score for each label of the data, else one. See `adapt.headed.Headed`."""
+    """A map of states, linear, or with a `bias`. classes: one score for each label of the data, else one.
+
+    See `adapt.headed.Headed`.
+    """
 
     classes: bool
     pooling: str | None
     dropout: float
+    bias: bool = True
 
 
 def scores(outputs: Outputs) -> Array:

@@ -11,10 +11,11 @@ from llm_jax.objectives.labelled import heads
 
 @dataclass(frozen=True)
 class Regression:
-    """The section `objective`; pooling and dropout are those of `classification`."""
+    """The section `objective`; pooling, dropout and bias are those of `classification`."""
 
     pooling: str | None = None
     dropout: float = 0.0
+    bias: bool = True
     judged = "regression"
     reads = ("tokens", "label")
 
@@ -24,7 +25,7 @@ class Regression:
     @property
     def head(self) -> heads.Head:
         """What is asked of a model."""
-        return heads.Head(False, self.pooling, self.dropout)
+        return heads.Head(False, self.pooling, self.dropout, self.bias)
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]:
         """Return the loss to descend and `loss`, the mean squared error.

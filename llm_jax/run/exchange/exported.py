@@ -12,10 +12,12 @@ import numpy as np
 
 from llm_jax.adapt.adapted import Adapted, merged
 from llm_jax.adapt.dora import lengths
+from llm_jax.adapt.headed import Headed
 from llm_jax.adapt.packed import Packed
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Counts, Model, State
+from llm_jax.data.examples.forms import Around
 from llm_jax.interop import configs
 from llm_jax.interop.arpa import orders, write
 from llm_jax.interop.peft import Adapter, peft
@@ -25,6 +27,7 @@ from llm_jax.mesh import hosts
 from llm_jax.optim.masks import layout
 from llm_jax.run.build import Run
 from llm_jax.run.open_run import OpenRun
+from llm_jax.run.parts import models
 from llm_jax.store.files import read_json
 from llm_jax.store.workdir import Workdir
 from llm_jax.text import cache as folders
@@ -55,8 +58,11 @@ def export(
         raise UserError(f"--to={to} is there and not empty; name another, or remove it")
     if isinstance(opened.model, Packed):
         raise UserError(f"{opened.workdir.path} holds a packed model; export the workdir that it was made of")
-    if hasattr(opened.objective, "head"):
-        raise UserError(f"{opened.workdir.path} learnt labels, and no format has its head; `classify` answers by it")
+    if hasattr(opened.objective, "head") and (form != "hf" or not isinstance(opened.model, Headed)):
+        raise UserError(
+            f"{opened.workdir.path} learnt labels, and only --format=hf has heads for them, of models that are learnt "
+            "by gradients; an adapter is merged in it"
+        )
     write = _writer(opened, form, step)
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
     what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
@@ -138,18 +144,26 @@ def during(run: Run, workdir: Workdir, step: int, state: State) -> None:
 def described(
     values: dict[str, Any], model: Model, workdir: Workdir, dtype: str, tokenizer: Tokenizer | None
 ) -> Export:
-    """Return what an export needs to know beside the arrays."""
+    """Return what an export needs to know beside the arrays.
+
+    Raises:
+        UserError: `transformers` has no such head for labels.
+    """
+    family, shapes = values["model"]["name"], {path: d.shape for path, d in model.declarations().items()}
+    head, model = (models.abroad(values, model), model.base) if isinstance(model, Headed) else (None, model)
     about = read_json(workdir.run).get("imported", {}) if workdir.run.exists() else {}
     return Export(
-        family=values["model"]["name"],
+        family=family,
         fields=dataclasses.asdict(model),  # type: ignore[call-overload]  # a member of MODELS is a dataclass
-        shapes={path: d.shape for path, d in model.declarations().items()},
+        shapes=shapes if head is None else head.read(shapes),
         context=about.get("context") or values["data"]["seq_len"],
         dtype=dtype,
         tokenizer=tokenizer,
         template=workdir.template.read_text() if workdir.template.exists() else None,
         generation=read_json(workdir.generation) if workdir.generation.exists() else {},
         layers=model.stacks() if hasattr(model, "stacks") else {},
+        head=head,
+        frame=((), ()) if head is None or tokenizer is None else Around(tokenizer, 0, 0).frame,
     )
 
 

@@ -57,9 +57,14 @@ def _with_head(opened: OpenRun, model: Model, fresh: Params) -> Params:
 
     Nothing else may be missing.
     """
-    if not isinstance(model, Headed) or getattr(opened.model, "labels", None) == model.labels:
+    if not isinstance(model, Headed) or _scores(opened.model) == _scores(model):
         return _fitted(opened, model)
     return {**_fitted(opened, model.base), HEAD: fresh[HEAD]}
+
+
+def _scores(model: Model) -> tuple[Any, Any]:
+    """Return what heads that fit one another have in common; that of a model without one fits none."""
+    return getattr(model, "labels", None), getattr(model, "bias", None)
 
 
 def template(data: Data, began: OpenRun | None, *, resumed: bool) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.adapt import ADAPTERS
-from llm_jax.adapt.adapted import adapted
+from llm_jax.adapt.adapted import Adapted, adapted
 from llm_jax.adapt.headed import KERNEL, Headed
 from llm_jax.adapt.pack import Packing
 from llm_jax.adapt.packed import packed
@@ -12,6 +12,7 @@ from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Model, Objective
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.forms import Form
+from llm_jax.interop.names.labelled import SPANS, TEXT, TOKENS, Head
 from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.run import sections
@@ -42,7 +43,32 @@ def headed(config: Config, plain: Model) -> Model:
     names = labels(config) if head.classes else ()
     if head.pooling == "tokens" and hasattr(plain, "tagger"):  # its states are the tags
         return plain.tagger(names)
-    return Headed(plain, names, head.pooling, head.dropout)
+    return Headed(plain, names, head.pooling, head.dropout, head.bias)
+
+
+def exportable(section: sections.Export, values: Mapping[str, Any], model: Model) -> None:
+    """Refuse exports during training of a model that learns labels, where they could not be written.
+
+    Raises:
+        UserError: the format has no such heads, or `transformers` none that computes the same.
+    """
+    plain = model.base if isinstance(model, Adapted) else model
+    if section.format != "hf" or not isinstance(plain, Headed):
+        raise UserError(
+            f"export.every={section.every}: heads for labels are exported with export.format='hf' alone, and of models "
+            "that are learnt by gradients; set 0"
+        )
+    abroad(values, plain)
+
+
+def abroad(values: Mapping[str, Any], model: Headed) -> Head:
+    """Return the head of a model as an export has it.
+
+    Raises:
+        UserError: `transformers` has none that computes the same.
+    """
+    kind = SPANS if values["objective"]["name"] == "spans" else TOKENS if model.pooled == TOKENS else TEXT
+    return Head(values["model"]["name"], kind, model.labels, model.pooled, model.bias, model.dropout)
 
 
 def labels(config: Config) -> tuple[str, ...]:

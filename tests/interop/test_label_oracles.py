@@ -1,0 +1,141 @@
+"""Heads for labels beside `transformers` on torch: each class that we have a map of, and runs by its pipelines."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from llm_jax import open_run
+from llm_jax.adapt.headed import Headed
+from llm_jax.cli import main
+from llm_jax.cli.classify import answering
+from llm_jax.core import tree
+from llm_jax.core.table import lookup
+from llm_jax.interop.names.labelled import CLASSES, SPANS, TEXT, TOKENS, Head
+from llm_jax.interop.save import Export, hf
+from llm_jax.models import MODELS
+from tests.interop.small import MODELS_OF
+from tests.laws.conftest import drawn
+
+pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
+
+AUTO = {TEXT: "SequenceClassification", TOKENS: "TokenClassification", SPANS: "QuestionAnswering"}
+LABELS = ("bad", "good", "so-so")
+CASES = [
+    (family, kind, pooling)
+    for family, kinds in CLASSES.items()
+    for kind, found in kinds.items()
+    for pooling in found.poolings or ["tokens"]
+]
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def transformers(torch):
+    return pytest.importorskip("transformers")
+
+
+@pytest.mark.parametrize(("family", "kind", "pooling"), CASES)
+def test_scores_of_labels_are_those_of_the_class_that_loads_them(torch, transformers, tmp_path, family, kind, pooling):
+    labels = LABELS if kind != SPANS else ("start", "end")
+    sizes = MODELS_OF[family] | ({"pooler": True} if pooling == "pooler" else {})
+    if family == "gpt2":  # whose heads are of width / heads abroad
+        sizes = sizes | {"head_dim": None}
+    if "moe" in sizes:  # torch's product of experts asks for rows of 16 bytes
+        sizes = sizes | {"embed_dim": 16, "num_heads": 4, "moe": dataclasses.replace(sizes["moe"], mlp_dim=8)}
+    plain = lookup(MODELS, family, "model.name")(**sizes)
+    biased = CLASSES[family][kind].biased or kind != TEXT
+    model = Headed(plain, labels, pooling, bias=biased)
+    params = drawn(model)
+    head = Head(family, kind, labels, pooling, biased)
+    shapes = {path: d.shape for path, d in model.declarations().items()}
+    what = Export(
+        family, dataclasses.asdict(plain), head.read(shapes), 7, head=head,
+        layers=plain.stacks() if hasattr(plain, "stacks") else {}, generation={"pad_token_id": 1},
+    )  # fmt: skip
+    flat = tree.flatten(params)
+    hf(tmp_path, what, ((path, np.asarray(flat[path])) for path in what.paths()))
+    auto = getattr(transformers, f"AutoModelFor{AUTO[kind]}")
+    theirs, loaded = auto.from_pretrained(tmp_path, output_loading_info=True, attn_implementation="eager")
+    assert not any(loaded.values()), loaded
+    assert type(theirs).__name__ == head.abroad.name
+    if kind != SPANS:
+        assert [theirs.config.id2label[i] for i in range(3)] == list(labels)
+    tokens = np.random.default_rng(0).integers(2, 37, (2, 7))
+    mask = np.ones((2, 7), np.int32)
+    mask[1, 5:], tokens[1, 5:] = 0, 1
+    with torch.no_grad():
+        out = theirs.eval()(torch.tensor(tokens), attention_mask=torch.tensor(mask))
+    wanted = out.logits if kind != SPANS else torch.stack([out.start_logits, out.end_logits], -1)
+    batch = {"tokens": tokens, "segments": mask}
+    found = jax.jit(lambda p: model.apply(p, batch).extras["scores"])(params)
+    real = np.ones(2, bool) if kind == TEXT else mask > 0
+    np.testing.assert_allclose(
+        np.asarray(found)[real], wanted.numpy()[real], rtol=0, atol=1e-4 * float(wanted.abs().max())
+    )
+
+
+RECIPE = '''"""Texts with labels."""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    return ConfigDict({{
+        "model": {{"num_layers": 1, "embed_dim": 32, "num_heads": 2, **{model!r}}},
+        "objective": {objective!r},
+        "optimizer": {{"name": "adamw", "learning_rate": 1e-2}},
+        "data": {{
+            "source": "jsonl", "options": {{"train": {file!r}, "held_out": 0.2}}, "form": {form!r},
+            "tokenizer": {{"name": "bytes"}}, "batch_size": 8, "seq_len": 24,
+        }},
+        "train": {{"duration": "12 steps"}},
+        "eval": {{"every": 0}},
+        "log": {{"every": 6, "tensorboard": False}},
+    }})
+'''
+BERT, LLAMA = {"name": "bert", "pooler": True, "head": False}, {"name": "llama", "num_kv_heads": 1}
+TEXTS = ["a good one", "bad", "good, and bad, and good"]
+
+
+def run_of(folder, monkeypatch, model, objective, labels):
+    """A workdir that learnt labels of a few texts, exported."""
+    monkeypatch.setenv("LLM_JAX_CACHE", str(folder / "cache"))
+    rows = [{"text": f"{i} is {'good' if i % 2 else 'bad'}", "label": labels(i)} for i in range(60)]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    form = {"name": "labelled", **({"classes": ["bad", "good"]} if isinstance(labels(0), str) else {})}
+    recipe = RECIPE.format(file=str(folder / "a.jsonl"), model=model, objective=objective, form=form)
+    (folder / "recipe.py").write_text(recipe)
+    assert main(["train", f"--config={folder / 'recipe.py'}", f"--workdir={folder / 'run'}"]) == 0
+    assert main(["export", f"--workdir={folder / 'run'}", f"--to={folder / 'out'}"]) == 0
+    return open_run(folder / "run"), str(folder / "out")
+
+
+@pytest.mark.parametrize(
+    ("model", "objective"),
+    [(BERT, {"name": "classification", "pooling": "pooler"}), (LLAMA, {"name": "classification", "bias": False})],
+)
+def test_a_pipeline_says_of_typed_texts_what_classify_says(transformers, tmp_path, monkeypatch, model, objective):
+    run, out = run_of(tmp_path, monkeypatch, model, objective, lambda i: "good" if i % 2 else "bad")
+    said = answering(run, None)(TEXTS)
+    theirs = transformers.pipeline("text-classification", model=out)
+    for line, found in zip(said, (theirs(text)[0] for text in TEXTS), strict=True):
+        label, probability = line.split()
+        assert label == found["label"] and float(probability) == pytest.approx(found["score"], abs=1e-4)
+
+
+def test_a_number_is_that_of_transformers(torch, transformers, tmp_path, monkeypatch):
+    run, out = run_of(tmp_path, monkeypatch, BERT, {"name": "regression", "pooling": "pooler"}, float)
+    words = transformers.AutoTokenizer.from_pretrained(out)
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(out)
+    assert theirs.config.problem_type == "regression" and theirs.config.num_labels == 1
+    for text, said in zip(TEXTS, answering(run, None)(TEXTS), strict=True):
+        with torch.no_grad():
+            found = theirs(**words(text, return_tensors="pt")).logits.item()
+        assert float(said) == pytest.approx(found, abs=1e-3)
