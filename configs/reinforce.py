@@ -3,6 +3,10 @@
 pip install -r requirements-reasoning.txt
 python -m llm_jax train --config=configs/reinforce.py:start --workdir=runs/reinforce_start
 python -m llm_jax train --config=configs/reinforce.py --workdir=runs/reinforce
+
+Measured once, on two shared cores: the mean reward of the likeliest answers to 400 held-out questions is 0.164 after
+the start (205 seconds), 0.210 after 100 steps of GRPO and 0.231 after 200 (376 seconds); a standard error is 0.02.
+Larger steps of smaller batches (5e-4, 16 questions, groups of 8) made it worse: 0.144. :dr_grpo was not measured.
 """
 
 from ml_collections import ConfigDict
@@ -15,24 +19,24 @@ START = "runs/reinforce_start"
 
 
 def get_config(kind: str = "grpo") -> ConfigDict:
-    """Return the recipe; kind is "start", by answers; "grpo" or "dr_grpo", by rewards; "longer", by answers again."""
-    answers = kind in ("start", "longer")
+    """Return the recipe; kind is "start", which learns by right answers, or "grpo" or "dr_grpo", by rewards."""
+    answers = kind == "start"
     return ConfigDict({
         "model": {"name": "llama", "num_layers": 2, "embed_dim": 128, "num_heads": 4, "mlp_dim": 256, "tied": True},
-        "init_from": None if kind == "start" else START,
+        "init_from": None if answers else START,
         "objective": {"name": "causal"} if answers else {
-            "name": kind, "group": 8, "tokens": 8, "verifier": "reasoning", "beta": 0.0,
+            "name": kind, "group": 16, "tokens": 8, "verifier": "reasoning", "beta": 0.0,
         },
         "optimizer": {
-            "name": "adamw", "learning_rate": 2e-3 if kind == "start" else 3e-4, "b2": 0.99,
+            "name": "adamw", "learning_rate": 2e-3 if answers else 1e-4, "b2": 0.99,
             "schedule": {"name": "constant", "warmup_steps": 20},
         },
         "data": {
             "source": "reasoning", "options": QUESTIONS, "form": {"name": "prompts"},
-            "tokenizer": {"name": "bpe", "vocab_size": 312}, "batch_size": 64 if answers else 16, "seq_len": 32,
+            "tokenizer": {"name": "bpe", "vocab_size": 312}, "batch_size": 64 if answers else 32, "seq_len": 32,
         },
-        "train": {"duration": "1500 steps" if kind == "start" else "200 steps"},
-        "eval": {"every": 250 if answers else 50, "batches": None, "batch_size": 64, "suites": ["reward"]},
+        "train": {"duration": "1500 steps" if answers else "200 steps"},
+        "eval": {"every": 250 if answers else 100, "batches": None, "batch_size": 64, "suites": ["reward"]},
         "checkpoint": {"every": 250},
         "log": {"every": 25},
     })  # fmt: skip
