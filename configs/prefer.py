@@ -7,8 +7,8 @@ python -m llm_jax import $(python -m llm_jax fetch smollm2) --workdir=runs/smoll
 python -m llm_jax train --config=configs/prefer.py --workdir=runs/prefer
 
 Measured on the 301 held-out pairs: the better sentence is the more probable one in 50 % before and 62 % after, a token
-in 55 % and 81 % (± 2 to 3). scikit-learn's logistic regression on differences of TF-IDF (words and pairs of words), which
-ranks and cannot write, reaches 76 % from as many pairs (480) and 86 % from all 3143.
+in 55 % and 81 % (± 2 to 3). scikit-learn's logistic regression on differences of TF-IDF (words and pairs of words),
+which ranks and cannot write, reaches 76 % from as many pairs (480) and 86 % from all 3143.
 
 :ipo, :orpo and :simpo learn by another objective. Of your own: --config.data.source=files
 --config.data.options="{'train': 'my.jsonl'}", with prompt, chosen and rejected in each line.

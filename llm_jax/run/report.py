@@ -44,7 +44,8 @@ def promise(run: Run, counted: Accountant, step: int) -> str:
 def following(run: Run) -> str:
     """Return the verb, and its flags, that shows what a run has learnt."""
     if hasattr(run.objective, "head"):
-        return 'classify --workdir={} --text="…"'
+        asks = getattr(run.objective, "judged", None) == "spans"
+        return 'ask --workdir={} --passage=FILE --question="…"' if asks else 'classify --workdir={} --text="…"'
     if run.template is not None:
         return "chat --workdir={}"
     return (

@@ -20,7 +20,7 @@ from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.distill import Distill
 from tests.laws.bag import Bag
 
-pytestmark = pytest.mark.rotates(4)
+pytestmark = pytest.mark.rotates(6)
 V, B, T = 40, 4, 12
 MODEL = Llama(vocab_size=V, num_layers=1, embed_dim=16, num_heads=2, mlp_dim=24)
 RNG = np.random.default_rng(0)

@@ -206,4 +206,4 @@ def test_more_rows_than_the_text_has_are_refused(tmp_path):
         build(
             tokenizer=tokenizers.build("bytes"), seq_len=16, batch_size=64, source="text", options=options,
             packing="contiguous", cache_dir=tmp_path / "cache",
-        )  # fmt: skip
+        ).whole()  # fmt: skip
