@@ -69,6 +69,8 @@ VARIANTS = {  # options that change what is computed; every member has at least 
 GUESSING = {  # nats, where it is not log V
     "adversarial": 3 * math.log(2),  # real, fake, and the fake again
     "classification": math.log(3),
+    "grpo": 0.0,  # of texts without rewards; others in test_grpo.py
+    "dr_grpo": 0.0,
     "dpo": math.log(2),
     "ipo": 1 / 4**2,
     "orpo": math.log(V) + 0.1 * math.log(2),
@@ -78,8 +80,8 @@ GUESSING = {  # nats, where it is not log V
     "tagging": math.log(3),
     "seq2seq": math.log(V) + 0.5,  # T5 begins with logits of variance 1, which cost half of it
 }
-LABELLED = {name for name, where in OBJECTIVES.items() if "labelled" in where or "preference" in where}
-"""They predict no token of a text alone."""
+KINDS = ("labelled", "preference", "reinforced")  # of objectives that predict no token of a text alone
+LABELLED = {name for name, where in OBJECTIVES.items() if any(f".{kind}." in where for kind in KINDS)}
 CASES = [(name, i) for name in OBJECTIVES for i in range(len(VARIANTS.get(name, [{}])))]
 UNLABELLED = pytest.mark.parametrize("case", [c for c in CASES if c[0] not in LABELLED], ids="{0[0]}-{0[1]}".format)
 
