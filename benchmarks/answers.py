@@ -9,12 +9,12 @@ small letters without articles and signs.
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import verbs
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.opened import open_examples
 from llm_jax.data.examples.passages import Passages
@@ -30,10 +30,7 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdir", required=True)
     given, more = parser.parse_known_args()
-    train = ["llm_jax", "train", f"--config={given.config}", f"--workdir={given.workdir}", *more]
-    code = subprocess.run([sys.executable, "-m", *train]).returncode
-    if code:
-        return code
+    verbs.run("train", f"--config={given.config}", f"--workdir={given.workdir}", *more)
     run = open_run(given.workdir)
     data: dict[str, Any] = run.resolved.values["data"]
     form = forms.build(data["form"])

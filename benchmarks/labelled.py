@@ -11,7 +11,6 @@ for preferences logistic regression of the differences of both texts' TF-IDF.
 
 import argparse
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import verbs
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
@@ -39,10 +39,7 @@ def main() -> int:
     parser.add_argument("--config", required=True)
     parser.add_argument("--workdir", required=True)
     given, more = parser.parse_known_args()
-    train = ["llm_jax", "train", f"--config={given.config}", f"--workdir={given.workdir}", *more]
-    code = subprocess.run([sys.executable, "-m", *train]).returncode
-    if code:
-        return code
+    verbs.run("train", f"--config={given.config}", f"--workdir={given.workdir}", *more)
     run = open_run(given.workdir)
     rows = [json.loads(line) for line in run.workdir.metrics.read_text().splitlines()]
     ours = [row for row in rows if row["split"] == "validation"][-1]

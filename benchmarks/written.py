@@ -10,7 +10,6 @@ translation memory), the first sentence of the source, and the source itself. sa
 import argparse
 import json
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import verbs
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.opened import open_examples
 from llm_jax.data.examples.pairs import Pairs
@@ -35,11 +35,11 @@ def main() -> int:
     parser.add_argument("--beams")
     parser.add_argument("--batches")
     given, more = parser.parse_known_args()
-    run("train", f"--config={given.config}", f"--workdir={given.workdir}", *more)
+    verbs.run("train", f"--config={given.config}", f"--workdir={given.workdir}", *more)
     flags = [f"--{name}={value}" for name in ("beams", "batches") if (value := getattr(given, name))]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "written.jsonl"
-        run("evaluate", f"--workdir={given.workdir}", "--generate", f"--out={out}", *flags)
+        verbs.run("evaluate", f"--workdir={given.workdir}", "--generate", f"--out={out}", *flags)
         made = [json.loads(line) for line in out.read_text().splitlines()]
     about = open_run(given.workdir).resolved.values
     form: Any = forms.build(about["data"]["form"])
@@ -59,13 +59,6 @@ def main() -> int:
         cells = [f"{kind} {s.value:.1f} [{s.low:.1f}, {s.high:.1f}]" for kind, s in scores.items()]
         print(f"  {name:34} {'  '.join(cells)}", flush=True)
     return 0
-
-
-def run(*words: str) -> None:
-    """Run a verb; where it fails, end as it did."""
-    code = subprocess.run([sys.executable, "-m", "llm_jax", *words]).returncode
-    if code:
-        sys.exit(code)
 
 
 def nearest(data: dict[str, Any], form: Pairs, sources: list[str]) -> list[str]:

@@ -39,7 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.question is not None:
         print(answer([flags.question])[0])
     elif sys.stdin.isatty():
-        converse(answer)
+        converse("ask", answer)
     else:
         for told in answer([line for line in sys.stdin.read().splitlines() if line.strip()]):
             print(told)

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     if flags.text is not None:
         print(answer([flags.text])[0])
     elif sys.stdin.isatty():
-        converse(answer)
+        converse("classify", answer)
     else:
         lines = sys.stdin.read().splitlines()
         answers = iter(answer([line for line in lines if line.strip()]))
@@ -66,8 +66,8 @@ def answering(opened: "OpenRun", step: int | None) -> Callable[[Sequence[str]], 
     return lambda texts: [told(found, labels, text.split()) for text, found in zip(texts, scores(texts), strict=True)]
 
 
-def converse(answer: Callable[[Sequence[str]], list[str]]) -> None:
-    """Answer lines of a terminal until there are no more."""
+def converse(verb: str, answer: Callable[[Sequence[str]], list[str]]) -> None:
+    """Answer lines of a terminal until there are no more; errors say which verb they are of."""
     with contextlib.suppress(ImportError):  # gives `input` an editor of lines
         import readline  # noqa: F401
     while True:
@@ -81,4 +81,4 @@ def converse(answer: Callable[[Sequence[str]], list[str]]) -> None:
             print()
             return
         except UserError as error:
-            print(f"llm_jax classify: {error}", file=sys.stderr)
+            print(f"llm_jax {verb}: {error}", file=sys.stderr)

@@ -93,6 +93,12 @@ class Outputs:
         """float32 [B,T,V], computed on first use."""
         return self.head(self.hidden)
 
+    def added(self, loss: Mean, stats: Stats) -> tuple[Mean, Stats]:
+        """Return a loss, and statistics, with what the model adds to them."""
+        for extra in self.aux.values():
+            loss = Mean(loss.total + extra.value * loss.weight, loss.weight)
+        return loss, {**stats, **self.aux}
+
 
 @runtime_checkable
 class Model(Protocol):

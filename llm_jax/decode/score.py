@@ -52,7 +52,11 @@ def score(
 def _batch(model: Model, texts: list[list[int]], length: np.ndarray) -> Batch:
     """Return left-aligned rows whose weights are 1 where a token of the continuation is predicted."""
     width = min(bucket(max(map(len, texts)) - 1), getattr(model, "max_positions", np.iinfo(np.int32).max))
-    shape = (bucket(len(texts), 1), width)
+    return laid_out(texts, length, (bucket(len(texts), 1), width))
+
+
+def laid_out(texts: Sequence[Sequence[int]], length: Sequence[int] | np.ndarray, shape: tuple[int, int]) -> Batch:
+    """Return tokens, targets, segments and weights [B,T] of texts, which have weight in their last `length` tokens."""
     batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "targets", "segments")}
     batch["weights"] = np.zeros(shape, np.float32)
     for row, text in enumerate(texts):

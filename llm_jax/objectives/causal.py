@@ -45,7 +45,4 @@ class Causal:
             z = Mean((jnp.square(token.log_z) * weights).sum(), weight)
             stats["z"] = z
             loss = Mean(loss.total + self.z_loss * z.total, weight)
-        for name, extra in outputs.aux.items():
-            stats[name] = extra
-            loss = Mean(loss.total + extra.value * weight, weight)
-        return loss, stats
+        return outputs.added(loss, stats)

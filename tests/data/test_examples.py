@@ -1,7 +1,5 @@
 """Examples: rows of files as records, bad rows by name, and the forms that are made of them."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -9,33 +7,11 @@ from llm_jax.core.table import UserError
 from llm_jax.data.build import build, training_texts
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.records import open_records
-from llm_jax.text import tokenizers
+from tests.data.read import BYTES, records, rows, write
 
-BYTES = tokenizers.build("bytes")
 END = BYTES.eos_id
 CSV = b'text,label\nfine,good\n"awful,\nreally",bad\n\n"say ""no""",bad\n'
 PAIRS = [{"source": "ab", "target": "xyz"}, {"source": "abcdefgh", "target": "y"}, {"source": "a", "target": "zz"}]
-
-
-def write(path, content):
-    """Write bytes as they are, a text, or objects as JSON lines."""
-    lines = content if isinstance(content, bytes | str) else "".join(json.dumps(row) + "\n" for row in content)
-    path.write_bytes(lines if isinstance(lines, bytes) else lines.encode())
-    return str(path)
-
-
-def records(path, split="train", **options):
-    return open_records("files", {"train": path, "held_out": 0.0, **options}, split)
-
-
-def rows(path, form, seq_len, tmp_path, *, evaluation=False, words=BYTES, template=None):
-    """Every row of a file in a form, as one batch."""
-    around = forms.Around(words, seq_len, 0)
-    made = forms.rows(
-        forms.build(form), records(path), around, template=template, evaluation=evaluation, cache_dir=tmp_path / "cache"
-    )
-    n = np.arange(made.count)
-    return made.gather(n, np.zeros_like(n))
 
 
 def test_a_table_is_read_as_the_csv_module_writes_it(tmp_path):

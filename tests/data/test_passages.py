@@ -1,32 +1,22 @@
 """Passages with questions: places of answers in characters become tokens and come back, and what is refused."""
 
-import json
-
 import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
-from llm_jax.data.examples import forms
 from llm_jax.data.examples.passages import Passages
-from llm_jax.data.examples.records import open_records
 from llm_jax.data.published import control
 from llm_jax.text import tokenizers
+from tests.data import read
+from tests.data.read import BYTES, write
 
-BYTES = tokenizers.build("bytes")
 END = BYTES.eos_id
 CONTEXT = "It is a  fine day.\nÄrger? 中文"
 
 
 def rows(folder, answers, *, context=CONTEXT, seq_len=64, **options):
-    path = folder / "a.jsonl"
-    path.write_text(json.dumps({"question": "what?", "context": context, "answers": answers}) + "\n")
-    form = forms.build({"name": "passages", **options})
-    made = forms.rows(
-        form, open_records("files", {"train": str(path), "held_out": 0.0}, "train"),
-        forms.Around(BYTES, seq_len, 0), template=None, evaluation=False, cache_dir=folder / "cache",
-    )  # fmt: skip
-    numbers = np.arange(made.count)
-    return made.gather(numbers, np.zeros_like(numbers))
+    path = write(folder / "a.jsonl", [{"question": "what?", "context": context, "answers": answers}])
+    return read.rows(path, {"name": "passages", **options}, seq_len, folder)
 
 
 @pytest.mark.parametrize("answer", ["It", "fine", "a  fine day", "day", "Ärger", "中", "中文", "."])

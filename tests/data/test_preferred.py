@@ -1,31 +1,20 @@
 """The form `preferences`: two answers to a prompt side by side, as texts or conversations, and what is refused."""
 
-import json
-
-import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.data.examples import forms
-from llm_jax.data.examples.records import open_records
 from llm_jax.data.published import sentiment
-from llm_jax.text import tokenizers
+from tests.data import read
+from tests.data.read import BYTES, write
 
-BYTES = tokenizers.build("bytes")
 END = BYTES.eos_id
 TEMPLATE = "{% for m in messages %}{{ m.role[0] }}{{ m.content }}{% endfor %}{% if add_generation_prompt %}a{% endif %}"
 
 
 def rows(folder, row, *, template=None, seq_len=8, **options):
-    path = folder / "a.jsonl"
-    path.write_text(json.dumps({"prompt": "p", "chosen": "c", "rejected": "r"}) + "\n" + json.dumps(row) + "\n")
-    form = forms.build({"name": "preferences", **options})
-    made = forms.rows(
-        form, open_records("files", {"train": str(path), "held_out": 0.0}, "train"),
-        forms.Around(BYTES, seq_len, 0), template=template, evaluation=False, cache_dir=folder / "cache",
-    )  # fmt: skip
-    numbers = np.arange(made.count)
-    return made.gather(numbers, np.zeros_like(numbers))
+    path = write(folder / "a.jsonl", [{"prompt": "p", "chosen": "c", "rejected": "r"}, row])
+    return read.rows(path, {"name": "preferences", **options}, seq_len, folder, template=template)
 
 
 def learnt(batch, row, prefix=""):

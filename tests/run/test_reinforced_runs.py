@@ -18,10 +18,11 @@ from llm_jax.core.types import Learner, Mean, State
 from llm_jax.data.examples.records import Record, open_records
 from llm_jax.data.tasks import reasoning
 from llm_jax.data.tasks.prompts import Prompts
+from llm_jax.decode.score import laid_out
 from llm_jax.evals.tuned import rewards
 from llm_jax.learn.repeated import repeated
 from llm_jax.run import build, config
-from llm_jax.run.exchange.rollouts import laid_out, with_rollouts
+from llm_jax.run.exchange.rollouts import with_rollouts
 from llm_jax.store.checkpoint import Checkpoints
 
 ANSWERS = [{"question": f"{a}{b}", "answer": "x" * (1 + (a + b) % 2)} for a in range(6) for b in range(6)]
@@ -124,7 +125,7 @@ def test_updates_by_one_batch_are_as_many_steps_of_the_learner():
 
 
 def test_what_was_written_has_the_weight_and_nothing_else():
-    fields = laid_out([[5, 6, 7], [8]], [[1, 2], [3, 4, 9]], 6)
+    fields = laid_out([[5, 6, 7, 1, 2], [8, 3, 4, 9]], [2, 3], (2, 6))
     assert fields["tokens"].tolist() == [[5, 6, 7, 1, 0, 0], [8, 3, 4, 0, 0, 0]]
     assert fields["targets"].tolist() == [[6, 7, 1, 2, 0, 0], [3, 4, 9, 0, 0, 0]]
     assert fields["weights"].tolist() == [[0, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]]

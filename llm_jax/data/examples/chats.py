@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from llm_jax.core.table import UserError
 from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.ragged import Ragged, check_long, fitting, flat
 from llm_jax.data.examples.records import Record, Records, text_of
-from llm_jax.data.examples.taught import taught_rows
+from llm_jax.data.examples.taught import blank, taught_rows
 from llm_jax.data.features import Fields
 from llm_jax.data.kept import Arrays
 from llm_jax.data.packing import Rows
@@ -99,9 +97,7 @@ class Chat:
 
     def blank(self, seq_len: int) -> Fields:
         """Return the fields of one row."""
-        names = ("tokens", "targets", "segments", "positions")
-        fields: Fields = {name: np.zeros((1, seq_len), np.int32) for name in names}
-        return fields | {"weights": np.zeros((1, seq_len), np.float32)}
+        return blank(seq_len)
 
 
 def messages_of(record: Record, field: str) -> list[Message]:

@@ -9,7 +9,7 @@ from llm_jax.data.corrupt.rows import Texts, ends, pair
 from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.ragged import Ragged, check_long, fitting, flat
 from llm_jax.data.examples.records import Record, Records, text_of
-from llm_jax.data.examples.taught import taught_rows
+from llm_jax.data.examples.taught import blank, taught_rows
 from llm_jax.data.features import Fields
 from llm_jax.data.kept import Arrays
 from llm_jax.data.packing import Rows
@@ -90,11 +90,11 @@ class Pairs:
 
     def blank(self, seq_len: int) -> Fields:
         """Return the fields of one row."""
-        names = ("tokens", "targets", "segments", *(("positions",) if self.joined else ()))
-        fields = {name: np.zeros((1, seq_len), np.int32) for name in names}
+        fields = blank(seq_len)
         if not self.joined:
+            del fields["positions"]
             fields |= {n: np.zeros((1, self.source_len or seq_len), np.int32) for n in SOURCE}
-        return fields | {"weights": np.zeros((1, seq_len), np.float32)}
+        return fields
 
 
 SOURCE = ("source_tokens", "source_segments")

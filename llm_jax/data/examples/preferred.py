@@ -10,6 +10,7 @@ from llm_jax.data.examples.chats import messages_of
 from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.ragged import Ragged, check_long, fitting, flat
 from llm_jax.data.examples.records import Record, Records, text_of, value_of
+from llm_jax.data.examples.taught import blank, taught_rows
 from llm_jax.data.features import Fields
 from llm_jax.data.kept import Arrays
 from llm_jax.data.packing import Rows
@@ -22,7 +23,7 @@ SIDES = {"chosen": "", "rejected": "rejected_"}
 
 @dataclass(frozen=True, kw_only=True)
 class Preferences:
-    """The form `preferences`: fields tokens, targets, segments, weights [B,T], and the same as `rejected_…`.
+    """The form `preferences`: fields tokens, targets, segments, positions, weights [B,T], and the same as `rejected_…`.
 
     Weights are 1 on an answer and its end. Where there is a chat template, that of the run that is begun from, turns
     are written by it; otherwise a row is prompt, separator, answer.
@@ -108,29 +109,26 @@ class Preferences:
             for name in ("ids", "taught")
         )
         longest = np.maximum(*(ids[side].lengths for side in SIDES))
-        used = fitting(longest, around.seq_len + 1, self.long, records, "data.seq_len + 1")
+        used = fitting(longest, around.seq_len + 1, self.long, records, "data.seq_len + 1").tolist()
+        sides = {
+            prefix: taught_rows(
+                flat([ids[side][i] for i in used]),
+                flat([taught[side][i] for i in used], bool).values,
+                around,
+                alone=True,
+            )
+            for side, prefix in SIDES.items()
+        }
 
         def gather(rows: np.ndarray, epochs: np.ndarray) -> Fields:
-            fields = {name: np.repeat(values, len(rows), 0) for name, values in self.blank(around.seq_len).items()}
-            for side, prefix in SIDES.items():
-                for name in ("tokens", "targets"):
-                    fields[prefix + name][:] = around.pad_id
-                for row, i in enumerate(used[rows].tolist()):
-                    text, n = ids[side][i], len(ids[side][i]) - 1
-                    fields[f"{prefix}tokens"][row, :n], fields[f"{prefix}targets"][row, :n] = text[:-1], text[1:]
-                    fields[f"{prefix}segments"][row, :n] = 1
-                    fields[f"{prefix}weights"][row, :n] = taught[side][i][1:]
-            return fields
+            both = {prefix: side.gather(rows, epochs) for prefix, side in sides.items()}
+            return {prefix + name: values for prefix, fields in both.items() for name, values in fields.items()}
 
         return Rows(len(used), gather)
 
     def blank(self, seq_len: int) -> Fields:
         """Return the fields of one row."""
-        fields: Fields = {}
-        for prefix in SIDES.values():
-            fields |= {f"{prefix}{n}": np.zeros((1, seq_len), np.int32) for n in ("tokens", "targets", "segments")}
-            fields[f"{prefix}weights"] = np.zeros((1, seq_len), np.float32)
-        return fields
+        return {prefix + name: values for prefix in SIDES.values() for name, values in blank(seq_len).items()}
 
 
 def _last(answered: np.ndarray) -> np.ndarray:

@@ -4,7 +4,15 @@ import numpy as np
 
 from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.ragged import Ragged
+from llm_jax.data.features import Fields
 from llm_jax.data.packing import Rows, pack, side_by_side
+
+
+def blank(seq_len: int) -> Fields:
+    """Return the fields of one row, all 0."""
+    names = ("tokens", "targets", "segments", "positions")
+    fields: Fields = {name: np.zeros((1, seq_len), np.int32) for name in names}
+    return fields | {"weights": np.zeros((1, seq_len), np.float32)}
 
 
 def taught_rows(texts: Ragged, taught: np.ndarray, around: Around, *, alone: bool) -> Rows:

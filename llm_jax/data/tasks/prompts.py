@@ -1,6 +1,6 @@
 """Questions whose answers are checked: the rows of joined pairs, one a row always, with the number of the record."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,8 +27,9 @@ class Prompts:
     separator: str = "\n"
 
     def _pairs(self) -> Pairs:
-        named = Pairs(source=self.question, target=self.answer, joined=True)
-        return replace(named, prefix=self.prefix, separator=self.separator)
+        return Pairs(
+            source=self.question, target=self.answer, prefix=self.prefix, separator=self.separator, joined=True
+        )
 
     def texts(self, record: Record) -> list[str]:
         """Return the question with its prefix, and the answer."""

@@ -13,6 +13,7 @@ from llm_jax.core.table import UserError, choices, nearest
 from llm_jax.data.examples.records import Record, Records
 from llm_jax.text.cache import key
 
+SIZE, HELD_OUT = 1000, 200  # items, where the options say nothing
 APART = 1 << 31  # between the seeds of training and those of what is held out
 INSTALL = "pip install -r requirements-reasoning.txt"
 
@@ -22,8 +23,8 @@ def reasoning(
     split: str,
     task: str,
     options: dict | None = None,
-    size: int = 1000,
-    held_out: int = 200,
+    size: int = SIZE,
+    held_out: int = HELD_OUT,
     seed: int = 0,
 ) -> Records | None:
     """Items of one task: records {question, answer, seed, index}.
@@ -75,7 +76,7 @@ def scorer(options: Mapping[str, Any]) -> Callable[[str, Record], float]:
         options: those of the source `reasoning`, `data.options`.
     """
     task, own = options["task"], options.get("options")
-    sizes = max(int(options.get("size") or 1000), int(options.get("held_out") or 200))
+    sizes = max(options.get("size", SIZE), options.get("held_out", HELD_OUT))
 
     @cache
     def items(seed: int) -> Any:

@@ -58,10 +58,7 @@ class Classification:
         outputs = model.apply(params, batch, key=key)
         scores, (label, weights) = heads.scores(outputs), heads.of_texts(batch, jnp.int32)
         loss, stats = entropy(scores, label, weights, self.label_smoothing, self.class_weights)
-        for name, extra in outputs.aux.items():
-            stats[name] = extra
-            loss = Mean(loss.total + extra.value * loss.weight, loss.weight)
-        return loss, stats
+        return outputs.added(loss, stats)
 
 
 def entropy(

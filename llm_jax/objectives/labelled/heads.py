@@ -40,7 +40,7 @@ def of_texts(batch: Batch, dtype: jnp.dtype) -> tuple[Array, Array]:
     """
     if "label" not in batch:
         raise UserError('rows have no `label`; data.form={"name": "labelled", …} says where it stands')
-    return jnp.asarray(batch["label"], dtype), row_weights(targets_and_weights(_own(batch))[1])
+    return jnp.asarray(batch["label"], dtype), row_weights(token_weights(batch))
 
 
 def of_tokens(batch: Batch) -> tuple[Array, Array]:
@@ -51,9 +51,9 @@ def of_tokens(batch: Batch) -> tuple[Array, Array]:
     """
     if "tags" not in batch:
         raise UserError('rows have no `tags`; data.form={"name": "tagged", …} says where they stand')
-    return jnp.asarray(batch["tags"], jnp.int32), targets_and_weights(_own(batch))[1]
+    return jnp.asarray(batch["tags"], jnp.int32), token_weights(batch)
 
 
-def _own(batch: Batch) -> Batch:
-    """A batch whose every token is its own target: none is lost for having no next one."""
-    return {"targets": batch["tokens"], **batch}
+def token_weights(batch: Batch) -> Array:
+    """Return the weight of each token, its own target, float32 [B,T]: none is lost for having no next one."""
+    return targets_and_weights({"targets": batch["tokens"], **batch})[1]

@@ -36,7 +36,4 @@ class Regression:
         outputs = model.apply(params, batch, key=key)
         scores, (label, weights) = heads.scores(outputs), heads.of_texts(batch, jnp.float32)
         loss = Mean((jnp.square(scores[:, 0] - label) * weights).sum(), weights.sum())
-        stats, total = {"loss": loss, **outputs.aux}, loss.total
-        for extra in outputs.aux.values():
-            total = total + extra.value * loss.weight
-        return Mean(total, loss.weight), stats
+        return outputs.added(loss, {"loss": loss})

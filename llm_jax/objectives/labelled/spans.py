@@ -46,10 +46,7 @@ class Spans:
         loss = Mean((nats(scores, spans) * weights).sum(), weights.sum())
         exact = Mean((jnp.all(scores.argmax(1) == spans, axis=-1) * weights).sum(), weights.sum())
         stats = {"loss": loss, "exact": exact}
-        for name, extra in outputs.aux.items():
-            stats[name] = extra
-            loss = Mean(loss.total + extra.value * loss.weight, loss.weight)
-        return loss, stats
+        return outputs.added(loss, stats)
 
 
 def of_rows(batch: Batch) -> tuple[Array, Array]:
@@ -60,18 +57,12 @@ def of_rows(batch: Batch) -> tuple[Array, Array]:
     """
     if "spans" not in batch:
         raise UserError('rows have no `spans`; data.form={"name": "passages"} makes them')
-    return jnp.asarray(batch["spans"], jnp.int32), row_weights(candidates(batch))
-
-
-def candidates(batch: Batch) -> Array:
-    """Return the weights of the tokens that an answer may begin or end at, float32 [B,T]."""
-    real = jnp.asarray(batch.get("segments", jnp.ones_like(batch["tokens"]))) > 0
-    return jnp.asarray(batch.get("weights", real), jnp.float32) * real
+    return jnp.asarray(batch["spans"], jnp.int32), row_weights(heads.token_weights(batch))
 
 
 def ends(scores: Array, batch: Batch) -> Array:
     """Return scores [B,T,2] of being the first and the last token of the answer, `NEVER` where none can be."""
-    return jnp.where(candidates(batch)[..., None] > 0, scores, NEVER)
+    return jnp.where(heads.token_weights(batch)[..., None] > 0, scores, NEVER)
 
 
 def nats(scores: Array, spans: Array) -> Array:

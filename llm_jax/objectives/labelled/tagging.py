@@ -36,7 +36,4 @@ class Tagging:
         """
         outputs = model.apply(params, batch, key=key)
         loss, stats = entropy(heads.scores(outputs), *heads.of_tokens(batch), self.label_smoothing)
-        for name, extra in outputs.aux.items():
-            stats[name] = extra
-            loss = Mean(loss.total + extra.value * loss.weight, loss.weight)
-        return loss, stats
+        return outputs.added(loss, stats)

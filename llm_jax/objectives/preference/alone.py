@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from jax.nn import log_sigmoid
 
 from llm_jax.core import checks
 from llm_jax.core.types import Array, Batch, Key, Mean, Model, Params, Stats
-from llm_jax.objectives.preference.answers import READS, answers, better, log_sigmoid
+from llm_jax.objectives.preference.answers import READS, answers, better
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,11 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.targets import targets_and_weights
-from llm_jax.core.types import Array, Batch, Key, Mean, Model, Params, Stats
+from llm_jax.core.targets import row_weights, targets_and_weights
+from llm_jax.core.types import Array, Batch, Key, Mean, Model, Outputs, Params, Stats
 from llm_jax.kernels import CROSS_ENTROPY
 
 READS = ("tokens", "rejected_tokens")
@@ -28,12 +27,12 @@ class Answers(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Both answers of the rows, what a row counts, float32 [B], and what the model adds to a loss."""
+    """Both answers of the rows, what a row counts, float32 [B], and what the model made of them."""
 
     chosen: Answers
     rejected: Answers
     rows: Array
-    aux: Stats
+    outputs: Outputs
 
     def loss(self, each: Array, **stats: Array) -> tuple[Mean, Stats]:
         """Return the loss of rows [B] and the statistics of all preferences, in nats a row."""
@@ -45,12 +44,10 @@ class Pair(NamedTuple):
         loss = mean(each)
         told = {"loss": loss, "chosen": mean(self.chosen.log_prob), "rejected": mean(self.rejected.log_prob)}
         told |= {name: mean(values) for name, values in stats.items()}
-        for extra in self.aux.values():
-            loss = Mean(loss.total + extra.value * weight, weight)
-        return loss, told | self.aux
+        return self.outputs.added(loss, told)
 
 
-def answers(model: Model, params: Params, batch: Batch, key: Key | None, cross_entropy: str = "chunked") -> Pair:
+def answers(model: Model, params: Params, batch: Batch, key: Key | None) -> Pair:
     """Return both answers of each row, from one pass over twice as many rows.
 
     Tokens with a weight are the answer's; a row counts as much as those of its chosen answer weigh in the mean.
@@ -67,19 +64,13 @@ def answers(model: Model, params: Params, batch: Batch, key: Key | None, cross_e
     outputs = model.apply(params, both, key=key)
     known = zip(*map(targets_and_weights, sides), strict=True)
     targets, weights = (jnp.concatenate(values) for values in known)
-    token = lookup(CROSS_ENTROPY, cross_entropy, "cross_entropy")(outputs.head, outputs.hidden, targets)
+    token = lookup(CROSS_ENTROPY, "chunked", "cross_entropy")(outputs.head, outputs.hidden, targets)
     told = (weights > 0).astype(jnp.float32)
     log_prob, length = -(token.nll * told).sum(-1), told.sum(-1)
     chosen, rejected = (Answers(*pair) for pair in zip(jnp.split(log_prob, 2), jnp.split(length, 2), strict=True))
-    rows = jnp.split(weights.sum(-1), 2)[0] / jnp.maximum(chosen.length, 1)
-    return Pair(chosen, rejected, rows, dict(outputs.aux))
+    return Pair(chosen, rejected, jnp.split(row_weights(weights), 2)[0], outputs)
 
 
 def better(margin: Array) -> Array:
     """Return 1 where the preferred answer is ahead, 1/2 where neither is, float32 [B]."""
     return (jnp.sign(margin) + 1) / 2
-
-
-def log_sigmoid(x: Array) -> Array:
-    """Return log(1 / (1 + exp(-x))), exact for large |x|."""
-    return jax.nn.log_sigmoid(x)

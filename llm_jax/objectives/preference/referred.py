@@ -6,10 +6,11 @@ Both are of how much more probable the model finds an answer than the reference 
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from jax.nn import log_sigmoid
 
 from llm_jax.core import checks
 from llm_jax.core.types import Array, Batch, Key, Mean, Model, Params, Stats
-from llm_jax.objectives.preference.answers import READS, Pair, answers, better, log_sigmoid
+from llm_jax.objectives.preference.answers import READS, Pair, answers, better
 
 
 def gains(pair: Pair, batch: Batch) -> tuple[Array, Array]:

@@ -144,10 +144,7 @@ class Grpo:
         stats |= {"reward_std": texts(spreads), "silent": texts((spreads == 0).astype(jnp.float32))}
         stats |= {"advantage_size": texts(jnp.abs(batch.get("advantages", none)))}
         stats |= {"kl": Mean((told.kl * weights).sum(), count), "clipped": Mean((told.cut * weights).sum(), count)}
-        for name, extra in outputs.aux.items():
-            stats[name] = extra
-            loss = Mean(loss.total + extra.value * rows, rows)
-        return loss, stats
+        return outputs.added(loss, stats)
 
 
 @dataclass(frozen=True)

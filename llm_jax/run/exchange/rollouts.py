@@ -21,6 +21,7 @@ from llm_jax.data.examples.forms import Form
 from llm_jax.data.examples.opened import open_examples
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate
+from llm_jax.decode.score import laid_out
 from llm_jax.evals import generation
 from llm_jax.evals.tuned import rewards
 from llm_jax.mesh import hosts
@@ -68,7 +69,9 @@ def with_rollouts(run: Run) -> Run:
         told = [words.decode(i for i in ids if i not in stops) for ids in made]
         of = [records[item] for item in np.repeat(np.asarray(batch["item"]), group)]
         got = np.array([reward(*each) for each in zip(told, of, strict=True)], np.float64).reshape(-1, group)
-        fields = laid_out([pair.prompt for pair in asked for _ in range(group)], made, data.seq_len)
+        prompts = [pair.prompt for pair in asked for _ in range(group)]
+        texts = [[*prompt, *ids] for prompt, ids in zip(prompts, made, strict=True)]
+        fields = laid_out(texts, list(map(len, made)), (len(made), data.seq_len))
         fields["advantages"] = objective.advantages(got).reshape(-1)
         fields["rewards"] = got.reshape(-1).astype(np.float32)
         fields["spreads"] = np.repeat(got.std(1, ddof=1), group).astype(np.float32)
@@ -85,18 +88,6 @@ def with_rollouts(run: Run) -> Run:
 def drawn(state: State) -> int:
     """Return the seed of a step's draws, which follows from the run's seed and the step."""
     return int(jax.random.bits(keys.fold(state.key, "rollouts", state.step)))
-
-
-def laid_out(prompts: list[list[int]], made: list[list[int]], seq_len: int) -> dict[str, Any]:
-    """Return tokens, targets, segments and weights [N,T] of prompts with what was written, which has the weight."""
-    fields = {name: np.zeros((len(made), seq_len), np.int32) for name in ("tokens", "targets", "segments")}
-    weights = np.zeros((len(made), seq_len), np.float32)
-    for row, (prompt, ids) in enumerate(zip(prompts, made, strict=True)):
-        text, last = [*prompt, *ids], len(prompt) + len(ids) - 1
-        fields["tokens"][row, :last], fields["targets"][row, :last] = text[:-1], text[1:]
-        fields["segments"][row, :last] = 1
-        weights[row, len(prompt) - 1 : last] = 1
-    return fields | {"weights": weights}
 
 
 def _refuse(run: Run, tokens: int) -> None:
