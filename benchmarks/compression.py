@@ -32,6 +32,7 @@ from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate, unstacked
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.run import evaluate
+from llm_jax.run.judge.kinds import evaluator
 from llm_jax.run.open_run import OpenRun, open_run
 
 WAYS = {
@@ -77,7 +78,7 @@ class Measured:
 def measured(workdir: str, data: str, rows: int, batches: int | None) -> Measured:
     """Return the measures of a workdir."""
     opened = open_run(workdir)
-    params, judge, loader = opened.params(), evaluate.evaluator(opened.model), held_out(opened, data)
+    params, judge, loader = opened.params(), evaluator(opened.model, opened.objective), held_out(opened, data)
     found = evaluate.held_out(judge, params, loader, rows, batches)
     few = list(loader.once(rows, limit=8))
     greedy = Sampling(temperature=0.0)

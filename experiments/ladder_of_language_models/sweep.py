@@ -17,6 +17,7 @@ from llm_jax.evals import diversity, pseudo
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.objectives.masked import mask_of
 from llm_jax.run import evaluate
+from llm_jax.run.judge.kinds import likelihoods
 from llm_jax.run.open_run import OpenRun, open_run
 
 RECIPE = Path(__file__).with_name("recipe.py")
@@ -69,7 +70,7 @@ def judged(run: OpenRun, kind: str, workdirs: Path) -> Estimate:
         data = run.resolved.values["data"]
         kept = {key: data[key] for key in ("source", "seq_len", "batch_size")}
         loader = build(tokenizer=run.tokenizer, **kept).validation
-        judge = evaluate.Judge(pseudo.evaluator(run.model, mask_of(run.tokenizer)))
+        judge = likelihoods(pseudo.evaluator(run.model, mask_of(run.tokenizer)))
         return evaluate.held_out(judge, run.params(), loader, data["batch_size"], HIDDEN)["bits_per_byte"]
     if kind == NONE:
         counts = open_run(workdirs / "ngram")

@@ -134,17 +134,18 @@ def _evaluate(flags: Any) -> int:
     from llm_jax.objectives.masked import mask_of
     from llm_jax.run import evaluate
     from llm_jax.run.generate import latent
+    from llm_jax.run.judge import kinds
     from llm_jax.run.open_run import open_run
 
     opened = open_run(flags.workdir)
     with hosts.together().active():
-        params, judge = opened.params(flags.step), evaluate.evaluator(opened.model, opened.objective)
+        params, judge = opened.params(flags.step), kinds.evaluator(opened.model, opened.objective)
         if flags.pseudo:
-            judge = evaluate.Judge(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
+            judge = kinds.likelihoods(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
         loader, rows = _loader(opened, flags.data, whole=flags.pseudo)
         found = evaluate.held_out(judge, params, loader, rows, flags.batches)
         if flags.draws is not None:
-            weighted = evaluate.Judge(importance.evaluator(latent(opened.model), flags.draws))
+            weighted = kinds.likelihoods(importance.evaluator(latent(opened.model), flags.draws))
             tighter = evaluate.held_out(weighted, params, loader, rows, flags.batches)
             found |= {f"{name}, {flags.draws} draws": estimate for name, estimate in tighter.items()}
     if not hosts.is_first():

@@ -29,6 +29,7 @@ class Adversarial:
     """
 
     smoothing: float = 0.0
+    judged = "adversarial"
 
     def __post_init__(self) -> None:
         checks.fraction("objective", smoothing=self.smoothing)

@@ -2,82 +2,23 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
-
-import jax
+from typing import NamedTuple
 
 from llm_jax.adapt.adapted import merged
-from llm_jax.core.types import Adversaries, Batch, Model, Objective, Params
+from llm_jax.core.types import Batch, Model, Params
 from llm_jax.data.loader import Loader
 from llm_jax.decode.beam import Beams
 from llm_jax.decode.sample import unstacked
-from llm_jax.evals import adversarial, generation, labelled
-from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
-from llm_jax.evals.tuned import preferred, spans
+from llm_jax.evals import generation
+from llm_jax.evals.perplexity import Estimate
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.generate import continuations, decoding, ended
 from llm_jax.run.judge import suites
+from llm_jax.run.judge.kinds import Judge, told
 from llm_jax.run.writers import Metrics
 from llm_jax.store.workdir import Workdir
 from llm_jax.text.base import Tokenizer
-
-LIKELIHOOD = {"loss": "tokens", "perplexity": "tokens", "bits_per_byte": "bytes"}
-PLAYERS = {"loss": "rows", "generator": "rows", "discriminator": "rows", "fooled": "rows"}
-RANKED = {"loss": "tokens", **dict.fromkeys(preferred.RANKS, "pairs")}
-BARE = (
-    "perplexity",
-    "fooled",
-    "exact",
-    "accuracy",
-    "accuracy_per_token",
-    "accuracy_of_gains",
-    "precision",
-    "recall",
-    "f1",
-    "pearson",
-    "spearman",
-)  # have no unit
-LABELS = {"classification": labelled.texts, "tagging": labelled.tokens}
-
-
-@dataclass(frozen=True)
-class Judge:
-    """How a kind of model is judged.
-
-    sums: compiled, (params, batch) -> sums of each row. merge: (batch -> sums, batches) -> estimates. over: what the
-    count of each estimate is of; what is in nats is in nats of these. table: estimates -> a report of several lines, of
-    what is judged by classes.
-    """
-
-    sums: Callable[..., Any]
-    merge: Callable[..., dict[str, Estimate]] = perplexity
-    over: Mapping[str, str] = field(default_factory=lambda: LIKELIHOOD)
-    table: Callable[[Mapping[str, Estimate]], str] | None = None
-
-
-def evaluator(model: Model, objective: Objective) -> Judge:
-    """Return how a model is judged: by the likelihood, by labels or preferences that it learnt, or by losses."""
-    judged = getattr(objective, "judged", None)
-    if judged == "regression":
-        over = dict.fromkeys(("loss", "pearson", "spearman"), "texts")
-        return Judge(jax.jit(partial(labelled.numbers, model)), labelled.regression, over)
-    if judged == "spans":
-        return Judge(
-            jax.jit(partial(spans.rows, model)), spans.matches, dict.fromkeys(("loss", "exact", "f1"), "texts")
-        )
-    if judged == "preference":
-        return Judge(jax.jit(partial(preferred.rows, model)), preferred.ranking, RANKED)
-    if judged is not None:
-        labels: tuple[str, ...] = model.labels  # type: ignore[attr-defined]  # such an objective gives it a head
-        over = dict.fromkeys(("loss", "accuracy", *labelled.KINDS), "tokens" if judged == "tagging" else "texts")
-        sums, merge = jax.jit(partial(LABELS[judged], model)), partial(labelled.classes, labels)
-        return Judge(sums, merge, over, partial(labelled.table, labels=labels))
-    if isinstance(model, Adversaries):
-        return Judge(jax.jit(partial(adversarial.row_sums, model)), adversarial.losses, PLAYERS)
-    return Judge(jax.jit(lambda params, batch: row_sums(model, params, batch)))
 
 
 def held_out(
@@ -136,18 +77,6 @@ def written(
             read = pair.prompt if pair.source is None else pair.source
             source = tokenizer.decode(i for i in read if i < tokenizer.vocab_size)
             yield Written(source, *(tokenizer.decode(ended(part, tokenizer)) for part in (ids, pair.reference)))
-
-
-def told(judge: Judge, found: Mapping[str, Estimate]) -> str:
-    """Return estimates as one line; those of single classes are told by the table."""
-
-    def one(name: str, e: Estimate) -> str:
-        unit = "" if name in BARE or "pearson" in found else f" nats/{judge.over[name].removesuffix('s')}"
-        unit = " bits/byte" if name == "bits_per_byte" else unit
-        error = f" ± {e.error:.4f}" if math.isfinite(e.error) else ""
-        return f"{name.replace('_', ' ')} {e.value:.4f}{error}{unit}"
-
-    return "  ".join(one(name, e) for name, e in found.items() if "/" not in name)
 
 
 def values(found: Mapping[str, Estimate]) -> dict[str, float]:

@@ -5,7 +5,7 @@ import math
 from llm_jax.adapt.adapted import Adapted
 from llm_jax.learn.accountant import Accountant
 from llm_jax.run.build import Run
-from llm_jax.run.evaluate import evaluator, told
+from llm_jax.run.judge.kinds import evaluator, told
 from llm_jax.run.train import Outcome
 from llm_jax.store.workdir import Workdir
 

@@ -25,6 +25,7 @@ from llm_jax.run import evaluate as evaluation
 from llm_jax.run import resume
 from llm_jax.run.build import Run
 from llm_jax.run.exchange import exported
+from llm_jax.run.judge.kinds import evaluator
 from llm_jax.run.meter import Meter
 from llm_jax.run.signals import Stop
 from llm_jax.run.writers import Line, Metrics
@@ -134,7 +135,7 @@ class Loop:
         self._flops = run.flops_per_token()
         self._rates = jax.jit(run.rate)
         self._block = self._rates_from(start)  # before the first step, behind which it would wait
-        self._evaluate = evaluation.evaluator(run.model, run.objective)
+        self._evaluate = evaluator(run.model, run.objective)
         self.evaluation: dict[str, Estimate] = {}
 
     def begin(self, state: State) -> None:
@@ -203,8 +204,7 @@ class Loop:
         if pace is not None:
             self._peak = self._peak or (peak_flops(jax.devices()[0]) or math.nan) * len(jax.devices())
             speed = self._run.tokens_per_step / pace
-            mfu = speed * self._flops / self._peak
-            values |= {"tokens_per_second": speed, "mfu": mfu}
+            values |= {"tokens_per_second": speed, "mfu": speed * self._flops / self._peak}
         if hosts.is_first():
             self._metrics.write(step, "train", values, tokens)
             self._line.show(step, values, None if pace is None else self._left(step, pace))

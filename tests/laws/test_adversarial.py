@@ -14,7 +14,7 @@ from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.latent.gan import straight_through
 from llm_jax.objectives.adversarial import Adversarial
 from llm_jax.objectives.causal import Causal
-from llm_jax.run.evaluate import evaluator, told
+from llm_jax.run.judge.kinds import evaluator, told
 
 rng = np.random.default_rng(6)
 B, T, V = 4, 10, 40
