@@ -29,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
         "--draws", type=int, default=None, help="of a bound, the importance-weighted estimate beside it"
     )
     parser.add_argument("--pseudo", action="store_true", help="of an encoder: hide each token in turn (slow)")
+    parser.add_argument("--without_reference", action="store_true", help="of preferences: without their reference")
     parser.add_argument("--generate", action="store_true", help="write from the held-out sources: BLEU, chrF, ROUGE")
     parser.add_argument("--beams", type=int, help="with --generate: so many beams (default: greedy)")
     parser.add_argument("--length_penalty", type=float, help="of beams: log-probability / length^this (default: 1)")
@@ -112,8 +113,8 @@ def _check_together(flags: Any) -> None:
     if len(kinds) > 1:
         raise UserError("--suite and --lm_eval are two evaluations; run the command once with each")
     others = {
-        "suite": ("draws", "pseudo", "include_path", "limit", "chat"),
-        "lm_eval": ("data", "batches", "draws", "pseudo"),
+        "suite": ("draws", "pseudo", "without_reference", "include_path", "limit", "chat"),
+        "lm_eval": ("data", "batches", "draws", "pseudo", "without_reference"),
         None: ("include_path", "limit", "chat"),
     }
     kind = kinds[0] if kinds else None
@@ -133,6 +134,7 @@ def _evaluate(flags: Any) -> int:
     from llm_jax.mesh import hosts
     from llm_jax.objectives.masked import mask_of
     from llm_jax.run import evaluate
+    from llm_jax.run.exchange.reference import beside
     from llm_jax.run.generate import latent
     from llm_jax.run.judge import kinds
     from llm_jax.run.open_run import open_run
@@ -143,7 +145,8 @@ def _evaluate(flags: Any) -> int:
         if flags.pseudo:
             judge = kinds.likelihoods(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
         loader, rows = _loader(opened, flags.data, whole=flags.pseudo)
-        found = evaluate.held_out(judge, params, loader, rows, flags.batches)
+        known = {} if flags.without_reference or flags.pseudo else {"beside": beside(opened)}
+        found = evaluate.held_out(judge, params, loader, rows, flags.batches, **known)
         if flags.draws is not None:
             weighted = kinds.likelihoods(importance.evaluator(latent(opened.model), flags.draws))
             tighter = evaluate.held_out(weighted, params, loader, rows, flags.batches)

@@ -26,7 +26,7 @@ def _train(config, path: str, allow_change: bool) -> int:
     from llm_jax.cli import STOPPED
     from llm_jax.mesh import hosts
     from llm_jax.run import build, report, resume, train
-    from llm_jax.run.exchange import exported, started
+    from llm_jax.run.exchange import exported, pinned, started
     from llm_jax.run.exchange.reference import with_reference
     from llm_jax.run.exchange.rollouts import with_rollouts
     from llm_jax.run.exchange.teacher import with_teacher
@@ -46,7 +46,9 @@ def _train(config, path: str, allow_change: bool) -> int:
     with Stop() as stop:
         template = started.template(parts.data, opened, resumed=resumed)
         run = build.build(config, words=opened.tokenizer if opened else None, template=template)
-        run = with_rollouts(with_reference(with_teacher(run)))
+        pins = pinned.kept(workdir) if resumed else {}
+        for completed in (with_teacher, with_reference, with_rollouts):
+            run = completed(run, pins)
         resume.start(run, workdir, resumed=resumed)
         say = print if hosts.is_first() else _not_again
         say(report.opening(run, workdir, resumed), flush=True)

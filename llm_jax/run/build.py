@@ -1,7 +1,7 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -84,6 +84,7 @@ class Run:
     accountant: Accountant | None = None
     lesson: Callable[[Batch, State], Batch] = lambda batch, state: batch  # what is made of a batch before the step
     beside: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a held-out batch before it is judged
+    pins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # the checkpoints of other runs that it reads
 
     @property
     def tokens_per_step(self) -> int:

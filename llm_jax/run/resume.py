@@ -129,6 +129,7 @@ def description(run: Run) -> dict[str, Any]:
         "seed": run.config.values["seed"],
         "data": run.data.fingerprint,
         "tokenizer": run.tokenizer.fingerprint,
+        "pins": run.pins,
         "started": time.time(),
         "context": open_run(source).context if (source := run.config.values["init_from"]) else None,
     }

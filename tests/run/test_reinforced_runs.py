@@ -52,7 +52,7 @@ def built(flags, *changes):
     """The run of these flags; what is changed comes last."""
     settings = dict(flag.removeprefix("--config.").split("=", 1) for flag in [*flags[1:], *changes])
     recipe = config.load_recipe(flags[0].removeprefix("--config="))
-    return with_rollouts(build.build(config.resolve(recipe, list(settings.items()))))
+    return with_rollouts(build.build(config.resolve(recipe, list(settings.items()))), {})
 
 
 def state_of(workdir):

@@ -93,6 +93,8 @@ def configuration(opened: OpenRun, compress: sections.Compress) -> Config:
     """Return the configuration of the smaller model: the run's, without average, adapter and schedule of pruning."""
     values = copy.deepcopy(opened.resolved.values)
     values["train"]["ema"] = None
+    if "reference" in (learnt := values["objective"]):
+        learnt["reference"] = learnt["reference"] or values["init_from"]
     values["compress"] = {"quantize": compress.quantize, "group": compress.group}
     return resolve({name: part for name, part in values.items() if name not in ("adapt", "prune", "init_from")})
 

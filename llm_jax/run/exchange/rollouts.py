@@ -5,9 +5,7 @@ objective reads of them is put into an ordinary batch of that many more rows. Wh
 question, number of the text) alone, so that a run that is resumed writes the same texts.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache, partial
 from typing import Any, cast
 
 import jax
@@ -16,7 +14,7 @@ import numpy as np
 from llm_jax.adapt.adapted import merged
 from llm_jax.core import keys
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Array, Batch, Conditional, State
+from llm_jax.core.types import Batch, Conditional, State
 from llm_jax.data.examples.forms import Form
 from llm_jax.data.examples.opened import open_examples
 from llm_jax.decode.filters import Sampling
@@ -27,13 +25,13 @@ from llm_jax.evals.tuned import rewards
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.build import form as formed
+from llm_jax.run.exchange.pinned import Pinned, Pins
 from llm_jax.run.generate import decoding
-from llm_jax.run.open_run import open_run
 
 CHECKED = 256  # questions at a time
 
 
-def with_rollouts(run: Run) -> Run:
+def with_rollouts(run: Run, pins: Pins) -> Run:
     """Return the run whose batches are texts that the model writes, with `advantages` and the like.
 
     An objective without a `verifier` needs none. The reference is the model that the run begins from.
@@ -49,13 +47,8 @@ def with_rollouts(run: Run) -> Run:
     records = list(open_examples(str(data.source), data.options, "train", data.normalization) or ())
     form = cast(Form, formed(data.form))
     reward = rewards.reward(form, str(data.source), data.options, objective.verifier, objective.answer)
-    known = jax.jit(partial(objective.known, run.model))
-
-    @cache
-    def reference() -> Callable[[Batch], Array]:
-        opened = open_run(run.config.values["init_from"])
-        return partial(jax.jit(partial(objective.known, opened.model)), opened.params())
-
+    known = jax.jit(objective.known, static_argnums=0)
+    reference = Pinned("reference", run.config.values["init_from"], pins) if objective.beta else None
     sampling = Sampling(temperature=objective.temperature)
 
     def lesson(batch: Batch, state: State) -> Batch:
@@ -77,12 +70,12 @@ def with_rollouts(run: Run) -> Run:
         fields["spreads"] = np.repeat(got.std(1, ddof=1), group).astype(np.float32)
         placed = hosts.to_devices(fields, len(made))
         if objective.updates > 1:  # else it is the model's own, at this step
-            placed["behaviour"] = known(state.params, placed)
-        if objective.beta:
-            placed["reference"] = reference()(placed)
+            placed["behaviour"] = known(run.model, state.params, placed)
+        if reference:
+            placed["reference"] = known(reference.opened.model, reference.params, placed)
         return placed
 
-    return replace(run, lesson=lesson)
+    return replace(run, lesson=lesson, pins={**run.pins, "reference": reference.pin} if reference else run.pins)
 
 
 def drawn(state: State) -> int:

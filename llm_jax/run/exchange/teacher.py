@@ -1,19 +1,18 @@
 """A teacher of a run: another run's model, whose logits are put into every batch before the step."""
 
 from dataclasses import replace
-from functools import cache
 
 import jax
 
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Adversaries, Batch, Conditional, Latent, Params, State
+from llm_jax.core.types import Adversaries, Batch, Conditional, Latent, State
 from llm_jax.run.build import Run
-from llm_jax.run.open_run import open_run
+from llm_jax.run.exchange.pinned import Pinned, Pins
 
 READ = ("tokens", "segments", "positions")
 
 
-def with_teacher(run: Run) -> Run:
+def with_teacher(run: Run, pins: Pins) -> Run:
     """Return the run whose batches have the `teacher_logits` [B,T,V] of the teacher that its objective names.
 
     An objective that has no `teacher` needs none. Its parameters are loaded at the first batch, onto the run's mesh.
@@ -26,7 +25,8 @@ def with_teacher(run: Run) -> Run:
     path = run.objective.teacher
     if path is None:
         raise UserError("objective.teacher is missing; give the workdir of the model to learn from")
-    opened = open_run(path)
+    teacher = Pinned("teacher", path, pins)
+    opened = teacher.opened
     if opened.tokenizer.fingerprint != run.tokenizer.fingerprint:
         raise UserError(
             f"objective.teacher={path!r} has another tokenizer ({opened.tokenizer.fingerprint[:12]}) than this run "
@@ -40,13 +40,9 @@ def with_teacher(run: Run) -> Run:
             "a teacher predicts the next of the same ids"
         )
 
-    @cache
-    def params() -> Params:
-        return opened.params()
-
     logits = jax.jit(lambda params, batch: model.apply(params, batch).logits)
 
     def lesson(batch: Batch, state: State) -> Batch:
-        return batch | {"teacher_logits": logits(params(), {name: batch[name] for name in READ if name in batch})}
+        return batch | {"teacher_logits": logits(teacher.params, {name: batch[name] for name in READ if name in batch})}
 
-    return replace(run, lesson=lesson)
+    return replace(run, lesson=lesson, pins={**run.pins, "teacher": teacher.pin})
