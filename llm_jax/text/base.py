@@ -48,6 +48,7 @@ class Tokenizer:
         to_text: ids -> text; control ids are skipped, broken UTF-8 becomes U+FFFD.
         added: literal -> what it stands for in a chat template; control tokens and others that are found as a whole.
         frame: ids that a model of single texts has before and after each: `[CLS]`, `[SEP]`.
+        between: ids that it has between two texts; None where that is not known.
         joins: the decoding of ids is the decoding of their joined `vocabulary` (all byte-level kinds).
     """
 
@@ -62,6 +63,7 @@ class Tokenizer:
     joins: bool = True
     added: Mapping[str, Added] = field(default_factory=dict)
     frame: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    between: tuple[int, ...] | None = None
 
     @property
     def vocab_size(self) -> int:

@@ -1,11 +1,14 @@
 """Examples: rows of files as records, bad rows by name, and the forms that are made of them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.data.build import build, training_texts
 from llm_jax.data.examples import forms
+from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.records import open_records
 from tests.data.read import BYTES, records, rows, write
 
@@ -122,6 +125,17 @@ def test_numbers_are_regressed_and_of_two_long_texts_the_longer_is_cut(tmp_path)
     assert batch["label"].dtype == np.float32 and batch["label"].tolist() == [-1.5, 2.0]
     assert batch["tokens"][0].tolist() == [*b"xxxxxx", END, *b"yy", END]
     assert batch["token_types"].tolist() == [[0] * 7 + [1] * 3, [0, 0, 1, 1] + [0] * 6]
+
+
+def test_what_stands_around_texts_is_the_tokenizers_own_where_it_has_any(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"text": "x", "second": "y", "label": 1.0}])
+    form = {"name": "labelled", "second": "second"}
+    assert rows(path, form, 4, tmp_path)["tokens"][0].tolist() == [*b"x", END, *b"y", END]
+    bare = rows(path, form | {"framed": False}, 4, tmp_path)
+    assert bare["tokens"][0, :2].tolist() == [*b"xy"] and bare["segments"][0].tolist() == [1, 1, 0, 0]
+    pairing = dataclasses.replace(BYTES, frame=((1,), (2,)), between=(2, 3))
+    assert Around(pairing, 9, 0).framing() == Around(pairing, 9, 0).framing(False) == ([1], [2, 3], [2])
+    assert Around(dataclasses.replace(pairing, between=None), 9, 0).framing() == ([1], [2], [2])
 
 
 def test_pairs_are_what_an_encoder_reads_and_a_decoder_writes(tmp_path):

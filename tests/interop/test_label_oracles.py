@@ -13,6 +13,8 @@ from llm_jax.cli import main
 from llm_jax.cli.classify import answering
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
+from llm_jax.data.examples import forms
+from llm_jax.data.examples.records import Record, Records
 from llm_jax.interop.names.labelled import CLASSES, SPANS, TEXT, TOKENS, Head
 from llm_jax.interop.save import Export, hf
 from llm_jax.models import MODELS
@@ -78,6 +80,99 @@ def test_scores_of_labels_are_those_of_the_class_that_loads_them(torch, transfor
     real = np.ones(2, bool) if kind == TEXT else mask > 0
     np.testing.assert_allclose(
         np.asarray(found)[real], wanted.numpy()[real], rtol=0, atol=1e-4 * float(wanted.abs().max())
+    )
+
+
+TINY = {
+    "num_hidden_layers": 2, "hidden_size": 24, "num_attention_heads": 3, "intermediate_size": 32, "vocab_size": 300,
+    "pad_token_id": 1,
+}  # fmt: skip
+NARROW = {"vocab_size": 300, "n_layer": 2, "n_embd": 24, "n_head": 3, "pad_token_id": 1}
+FOREIGN = {
+    "Bert": TINY, "Roberta": TINY | {"type_vocab_size": 1}, "ModernBert": TINY | {"classifier_pooling": "mean"},
+    "GPT2": NARROW, "Llama": TINY | {"num_key_value_heads": 1}, "Qwen2": TINY | {"num_key_value_heads": 1},
+}  # fmt: skip
+PLAIN = ("GPT2", "Qwen2")
+TYPED = ["the people of the union", "a good one, and bad", "naïve?"]
+
+
+def foreign(transformers, torch, folder, name, kind, **config):
+    """Save a model of `transformers` of random weights, with a tokenizer that frames texts as those of its kind do."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    engine = Tokenizer(models.BPE())
+    engine.pre_tokenizer, engine.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    controls = ["<s>", "<pad>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    engine.train_from_iterator(
+        TYPED * 9, trainers.BpeTrainer(vocab_size=290, special_tokens=controls, initial_alphabet=alphabet)
+    )
+    ends = [("<s>", 0), ("</s>", 2)]
+    if name == "Roberta":
+        engine.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    elif name not in PLAIN:
+        single, pair = "<s> $A </s>", "<s> $A </s> $B:1 </s>:1"
+        if name == "Llama":
+            single, pair = "<s> $A", "<s> $A <s>:1 $B:1"
+        engine.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ends)
+    words = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=engine, bos_token="<s>", eos_token="</s>", pad_token="<pad>", cls_token="<s>",
+        sep_token="</s>", model_input_names=["input_ids", "attention_mask", *(["token_type_ids"] * (name == "Bert"))],
+    )  # fmt: skip
+    words.save_pretrained(folder)
+    made = getattr(transformers, f"{name}For{AUTO[kind]}")
+    torch.manual_seed(0)
+    settings = made.config_class(**FOREIGN[name], **config, attn_implementation="eager")
+    model = made(settings).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    model.save_pretrained(folder)
+    assert main(["import", str(folder), f"--workdir={folder / 'run'}"]) == 0
+    return open_run(folder / "run"), model, words
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_classify_says_of_an_imported_model_what_its_own_pipeline_says(torch, transformers, tmp_path, name):
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    run, model, words = foreign(transformers, torch, tmp_path, name, TEXT, **labels)
+    said = answering(run, None)(TYPED)
+    theirs = transformers.pipeline("text-classification", model=model, tokenizer=words)
+    for line, found in zip(said, (theirs(text)[0] for text in TYPED), strict=True):
+        label, probability = line.split()
+        assert label == found["label"] and float(probability) == pytest.approx(found["score"], abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["Bert", "GPT2"])
+def test_a_number_of_an_imported_model_is_its_own(torch, transformers, tmp_path, name):
+    run, model, words = foreign(transformers, torch, tmp_path, name, TEXT, num_labels=1)
+    for text, said in zip(TYPED, answering(run, None)(TYPED), strict=True):
+        with torch.no_grad():
+            assert float(said) == pytest.approx(model(**words(text, return_tensors="pt")).logits.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("kind", [TOKENS, SPANS])
+def test_an_imported_model_reads_and_scores_as_its_own_class(torch, transformers, tmp_path, name, kind):
+    labels = {"id2label": dict(enumerate(LABELS))} if kind == TOKENS else {}
+    run, model, words = foreign(transformers, torch, tmp_path, name, kind, **labels)
+    form = forms.build(run.resolved.values["data"]["form"])
+    around = forms.Around(run.tokenizer, 64, 0)
+    passage = "the people of the union, a good one"
+    fields = {"question": "who is good?", "context": passage, "answers": {"text": [], "answer_start": []}}
+    fields |= {"tokens": ["the", "people", "union"], "tags": ["bad"] * 3}
+    records = Records("typed", lambda: [Record(fields, "row 1")])
+    made = form.rows(form.encode(records, run.tokenizer, None), records, around, evaluation=True)
+    batch = made.gather(np.arange(1), np.zeros(1, int))
+    asked = words("the people union") if kind == TOKENS else words("who is good?", passage)
+    length = len(asked["input_ids"])
+    assert batch["tokens"][0, :length].tolist() == asked["input_ids"] and batch["segments"].sum() == length
+    with torch.no_grad():
+        out = model(**{key: torch.tensor([value]) for key, value in asked.items()})
+    wanted = out.logits if kind == TOKENS else torch.stack([out.start_logits, out.end_logits], -1)
+    found = jax.jit(lambda p: run.model.apply(p, batch).extras["scores"])(run.params())
+    np.testing.assert_allclose(
+        np.asarray(found)[:, :length], wanted.numpy(), rtol=0, atol=1e-4 * float(wanted.abs().max())
     )
 
 

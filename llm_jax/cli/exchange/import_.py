@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from llm_jax.cli.flags import Parser, add_workdir
 
 SHOWN = 10
-NEXT = {False: 'sample --workdir={} --prompt="My fellow citizens"', True: 'embed --workdir={} "a cat" "a kitten"'}
+NEXT = {
+    "ask": 'ask --workdir={} --passage=FILE --question="…"',
+    "classify": 'classify --workdir={} --text="…"',
+    "embed": 'embed --workdir={} "a cat" "a kitten"',
+    "sample": 'sample --workdir={} --prompt="My fellow citizens"',
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,5 +43,5 @@ def run(arguments: Sequence[str]) -> int:
             file=sys.stderr,
         )
     else:
-        print(f"next: python -m llm_jax {NEXT[made.embeds].format(flags.workdir)}")
+        print(f"next: python -m llm_jax {NEXT[made.verb].format(flags.workdir)}")
     return 0

@@ -78,6 +78,16 @@ class Around:
         start, end = ([i for i in (one,) if i is not None] for one in (self.words.bos_id, self.words.eos_id))
         return start, end
 
+    def framing(self, framed: bool = True) -> tuple[list[int], list[int], list[int]]:
+        """The ids before a text, between two and after one.
+
+        framed: whether the tokenizer's start and end stand there where it has no frame of its own.
+        """
+        before, after = self.frame if framed else map(list, self.words.frame)
+        own = not framed or self.words.frame != ((), ())
+        between = list(self.words.between) if own and self.words.between is not None else after
+        return before, between, after
+
 
 def build(given: Mapping[str, Any]) -> Form:
     """Return the form of the section `data.form`: {"name": a key of FORMS, and its options}.

@@ -21,10 +21,12 @@ class Labelled:
     """The form `labelled`: fields tokens, segments, weights [B,T], label int32 or float32 [B], maybe token_types.
 
     A text stands between the ids that the tokenizer's own frame has ([CLS], [SEP]), or else its start and end; of two
-    texts the end stands between them too. Weights are 1 at every token; a row without any does not count.
+    texts what it has between two, or else the end, stands between them. Weights are 1 at every token; a row without
+    any does not count.
 
     text, second, label: names of the fields; None: there is no second text. classes: their names, in the order of
-    their numbers; None: labels are numbers. long: "error", or "cut" (the longer text first), or "drop".
+    their numbers; None: labels are numbers. long: "error", or "cut" (the longer text first), or "drop". framed:
+    whether start and end stand around a text where the tokenizer has no frame of its own.
     """
 
     text: str = "text"
@@ -32,6 +34,7 @@ class Labelled:
     label: str = "label"
     classes: list | tuple | None = None
     long: str = "error"
+    framed: bool = True
 
     def __post_init__(self) -> None:
         check_long(self.long)
@@ -84,8 +87,8 @@ class Labelled:
         """Return a row for each record."""
         length = around.seq_len
         parts = [Ragged(made[n], made[f"{n}_starts"]) for n in ("first", "second") if n in made]
-        before, after = around.frame
-        room = length - len(before) - len(parts) * len(after)
+        before, between, after = around.framing(self.framed)
+        room = length - len(before) - (len(parts) - 1) * len(between) - len(after)
         if room < len(parts):
             raise UserError(f"data.seq_len={length} has no room for a text between the tokenizer's control tokens")
         total = np.sum([part.lengths for part in parts], axis=0)
@@ -101,7 +104,8 @@ class Labelled:
                 for number, (piece, size) in enumerate(
                     zip(pieces, shared([len(p) for p in pieces], room), strict=True)
                 ):
-                    ids = [*(before if number == 0 else ()), *piece[:size], *after]
+                    last = number == len(pieces) - 1
+                    ids = [*(before if number == 0 else ()), *piece[:size], *(after if last else between)]
                     fields["tokens"][row, column : column + len(ids)] = ids
                     if number:
                         fields["token_types"][row, column : column + len(ids)] = number

@@ -31,18 +31,20 @@ class Located(NamedTuple):
 class Passages:
     """The form `passages`: fields tokens, segments, token_types int32 and weights float32 [B,T], spans int32 [B,2].
 
-    A row is the question, the tokenizer's end, and the passage. Weights are 1 at what an answer may be made of, the
-    tokens of the passage, and at token 0, which stands for no answer; spans are the first and the last token of it. A
-    passage is read word by word, so that every token has its place in the text.
+    A row is the question, what the tokenizer has between two texts, or else its end, and the passage. Weights are 1 at
+    what an answer may be made of, the tokens of the passage, and at token 0, which stands for no answer; spans are the
+    first and the last token of it. A passage is read word by word, so that every token has its place in the text.
 
     question, context, answers: names of the fields; the last has {"text": […], "answer_start": […]} with places in
-    characters, of which the first one is learnt and none is no answer. long: "error" or "drop".
+    characters, of which the first one is learnt and none is no answer. long: "error" or "drop". framed:
+    as of `labelled`.
     """
 
     question: str = "question"
     context: str = "context"
     answers: str = "answers"
     long: str = "error"
+    framed: bool = True
     names = ("start", "end")
 
     def __post_init__(self) -> None:
@@ -120,15 +122,15 @@ class Passages:
     def rows(self, made: Arrays, records: Records, around: Around, *, evaluation: bool) -> Rows:
         """Return a row for each record."""
         asked, passage = (Ragged(made[n], made[f"{n}_starts"]) for n in ("asked", "passage"))
-        before, after = around.frame
-        frame = len(before) + 2 * len(after)
+        before, between, after = around.framing(self.framed)
+        frame = len(before) + len(between) + len(after)
         used = fitting(asked.lengths + passage.lengths + frame, around.seq_len, self.long, records, "data.seq_len")
 
         def gather(rows: np.ndarray, epochs: np.ndarray) -> Fields:
             fields = {name: np.repeat(values, len(rows), 0) for name, values in self.blank(around.seq_len).items()}
             fields["tokens"][:] = around.pad_id
             for row, i in enumerate(used[rows].tolist()):
-                first = [*before, *asked[i], *after]
+                first = [*before, *asked[i], *between]
                 whole = [*first, *passage[i], *after]
                 told = slice(len(first), len(first) + len(passage[i]))
                 fields["tokens"][row, : len(whole)] = whole

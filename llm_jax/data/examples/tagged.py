@@ -22,7 +22,7 @@ class Tagged:
 
     words, tags: names of the fields, lists or texts with spaces between. classes: the tags, in the order of their
     numbers. long: "error", "cut" or "drop". at: "first" (as BERT, 4.3 of Devlin et al. 2019) or "last", where a model
-    that reads from left to right has seen the whole word.
+    that reads from left to right has seen the whole word. framed: as of `labelled`.
     """
 
     words: str = "tokens"
@@ -30,6 +30,7 @@ class Tagged:
     classes: list | tuple
     long: str = "error"
     at: str = "first"
+    framed: bool = True
 
     def __post_init__(self) -> None:
         check_long(self.long)
@@ -77,7 +78,7 @@ class Tagged:
     def rows(self, made: Arrays, records: Records, around: Around, *, evaluation: bool) -> Rows:
         """Return a row for each record."""
         ids, tags = (Ragged(made[name], made["starts"]) for name in ("ids", "tags"))
-        before, after = around.frame
+        before, _, after = around.framing(self.framed)
         room = around.seq_len - len(before) - len(after)
         used = fitting(ids.lengths + around.seq_len - room, around.seq_len, self.long, records, "data.seq_len")
 

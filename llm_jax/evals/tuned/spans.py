@@ -1,6 +1,7 @@
 """Judging spans that answer questions: whether they are the right ones, and how much they share with them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -65,7 +66,7 @@ def answering(
             Record({form.question: q, form.context: p, form.answers: none}, f"question {i}")
             for i, (q, p) in enumerate(zip(questions, passages, strict=True), 1)
         ]
-        strict = Passages(question=form.question, context=form.context, answers=form.answers)
+        strict = replace(form, long="error")
         listed = Records("asked", lambda: records)
         made = strict.rows(strict.encode(listed, around.words, None), listed, around, evaluation=True)
         numbers = np.arange(made.count)

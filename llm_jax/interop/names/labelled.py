@@ -1,6 +1,7 @@
 """Heads for labels at Hugging Face: which class of a family has one, how it reads a text, how its tensors are called.
 
-A class is exported only where it computes what ours does; the way to a model that it has is told otherwise.
+A class is exported and imported only where it computes what ours does; the way to a model that it has is told
+otherwise.
 """
 
 import re
@@ -95,7 +96,7 @@ CLASSES: dict[str, dict[str, Class]] = {
 
 @dataclass(frozen=True)
 class Head:
-    """A head of ours, for export.
+    """A head of ours, for export, or of theirs, imported.
 
     family: of the model. kind: what is scored. labels: names of the classes; none of a number. pooling: how the state
     of a text is made. bias: whether the map has one. dropout: of what it reads.
@@ -147,7 +148,10 @@ class Head:
         found = self.abroad
         own = (linear(f"{found.linear}.weight", KERNEL), vector(f"{found.linear}.bias", BIAS))
         outside = (*family.outside, *(rule.theirs for rule in own), *found.moved.values())
-        return replace(family, rules=(*map(self._moved, family.rules), *own), copies={}, outside=outside)
+        rules = [*map(self._moved, family.rules), *own]
+        unread = [r for r in rules if all(re.fullmatch(found.unread, path) for path in r.ours)]
+        ignored = (*family.ignored, *(re.escape(rule.theirs) for rule in unread))
+        return replace(family, rules=tuple(rules), copies={}, outside=outside, ignored=ignored)
 
     def config(self) -> dict[str, Any]:
         """Return what config.json says of the head."""
@@ -167,8 +171,73 @@ class Head:
             "label2id": {label: i for i, label in enumerate(labels)},
         }
 
+    def fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a model below the head, given those that its config.json says."""
+        parts = {"head": False, "pooler": self.pooling == "pooler"}
+        return {**fields, **{name: value for name, value in parts.items() if name in fields}}
+
     def _moved(self, rule: Rule) -> Rule:
         for old, new in self.abroad.moved.items():
             if rule.theirs.startswith(old):
                 return replace(rule, theirs=new + rule.theirs.removeprefix(old))
         return rule
+
+
+def read(family: str, config: Mapping[str, Any], fields: Mapping[str, Any]) -> Head | None:
+    """Return the head that a config.json names, None where it names no class of `CLASSES`.
+
+    Args:
+        family: of ours.
+        config: config.json.
+        fields: of our model, as it says them.
+
+    Raises:
+        UserError: it scores otherwise than any of ours.
+    """
+    classes = CLASSES.get(family, {})
+    kind = next((kind for kind, found in classes.items() if found.name in (config.get("architectures") or [])), None)
+    if kind is None:
+        return None
+    found, labels = classes[kind], labels_of(config)
+    usual = next(iter(found.poolings.values()), {})
+    said = {key: config.get(key, value) for key, value in usual.items()}
+    pooling = next((ours for ours, theirs in found.poolings.items() if theirs == said), TOKENS)
+    if found.poolings and pooling == TOKENS:
+        raise UserError(f"{found.name} with {said} is not supported; known are {list(found.poolings.values())}")
+    if kind == SPANS:
+        labels = ("start", "end")
+    elif kind == TEXT:
+        labels = _texts(found, config.get("problem_type"), labels)
+    elif len(labels) < 2:
+        raise UserError(f"{found.name} with id2label of {list(labels)}: tags are two or more")
+    biased, dropout = kind != TEXT or found.biased, config.get("classifier_dropout")
+    if dropout is None:
+        dropout = fields.get("dropout", 0.0) if biased else 0.0
+    return Head(family, kind, labels, pooling, biased, dropout)
+
+
+def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names of the classes in a config.json, in the order of their numbers.
+
+    Raises:
+        UserError: they are no texts, have other numbers, or one comes twice.
+    """
+    said = config.get("id2label") or {i: f"LABEL_{i}" for i in range(config.get("num_labels") or 2)}
+    named = {str(number): label for number, label in said.items()}
+    labels = [named.get(str(i)) for i in range(len(named))]
+    if not all(isinstance(label, str) for label in labels) or len(set(labels)) < len(labels):
+        raise UserError(f"id2label={said} must have a name for each of 0, 1, …, each once")
+    return tuple(map(str, labels))
+
+
+def _texts(found: Class, problem: str | None, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the classes of texts, none of a number; as `transformers` tells these apart."""
+    if len(labels) == 1 and problem in (None, "regression"):
+        return ()
+    if len(labels) > 1 and problem in (None, "single_label_classification"):
+        return labels
+    raise UserError(
+        f"{found.name} with problem_type={problem!r} and {len(labels)} label(s) is not supported: a text has one of "
+        "several classes (single_label_classification), or one number (regression). Where its labels exclude one "
+        "another, say so by that problem_type in its config.json"
+    )

@@ -143,6 +143,7 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
     """
     tokens, where = jnp.asarray(batch["tokens"], jnp.int32), context(batch)
     types = jnp.asarray(batch.get("token_types", jnp.zeros_like(tokens)), jnp.int32)
+    types = jnp.minimum(types, model.num_types - 1)  # one that has a single type tells no second text from a first
     table: Any
     x, table = _embedding(model).apply({"params": params["embed"]}, tokens, where.positions, types)
     x = dropout(x, model.dropout, None if key is None else keys.fold(key, "embed"))

@@ -152,6 +152,7 @@ def described(
     family, shapes = values["model"]["name"], {path: d.shape for path, d in model.declarations().items()}
     head, model = (models.abroad(values, model), model.base) if isinstance(model, Headed) else (None, model)
     about = read_json(workdir.run).get("imported", {}) if workdir.run.exists() else {}
+    framed = (values["data"]["form"] or {}).get("framed", True)
     return Export(
         family=family,
         fields=dataclasses.asdict(model),  # type: ignore[call-overload]  # a member of MODELS is a dataclass
@@ -163,7 +164,7 @@ def described(
         generation=read_json(workdir.generation) if workdir.generation.exists() else {},
         layers=model.stacks() if hasattr(model, "stacks") else {},
         head=head,
-        frame=((), ()) if head is None or tokenizer is None else Around(tokenizer, 0, 0).frame,
+        frame=Around(tokenizer, 0, 0).frame if head is not None and tokenizer is not None and framed else ((), ()),
     )
 
 

@@ -16,14 +16,16 @@ from etils import epath
 
 from llm_jax import __version__
 from llm_jax.core import tree
-from llm_jax.core.table import UserError, lookup
+from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.core.types import Declaration, Embeds
 from llm_jax.interop import configs, load
-from llm_jax.interop.names import NAMES, numbered
+from llm_jax.interop.names import NAMES, labelled, numbered
+from llm_jax.interop.names.labelled import SPANS, Head
 from llm_jax.interop.source import Source
 from llm_jax.nn.declare import initialize
 from llm_jax.run import build
 from llm_jax.run.config import Config, construct, resolve
+from llm_jax.run.parts import models
 from llm_jax.run.resume import PACKAGES
 from llm_jax.run.sections import Mesh
 from llm_jax.store.checkpoint import Checkpoints
@@ -37,12 +39,12 @@ ROW = 1024  # tokens of a row of `evaluate`, where the model reads that many
 
 
 class Imported(NamedTuple):
-    """What was imported: family, number of parameters, paths that kept their initial values, if it makes vectors."""
+    """What was imported: family, number of parameters, paths that kept their initial values, what it answers to."""
 
     family: str
     parameters: int
     initial: list[str]
-    embeds: bool
+    verb: str
 
 
 def import_run(
@@ -66,19 +68,30 @@ def import_run(
         raise UserError(f"--workdir={path} is there and not empty; name another, or remove it")
     if source.ready is None:
         described = configs.read(source.config, source.tensors.infos)
+        head = labelled.read(described.family, source.config, described.fields)
     else:
-        described = configs.Described(source.ready, dict(source.config), None, None)
+        described, head = configs.Described(source.ready, dict(source.config), None, None), None
     words = source.tokenizer
-    config = configuration(described, source, overrides)
+    if head is not None and words is not None and words.kind != "huggingface":
+        raise UserError(
+            f"{source.path} has a head for labels, and its {words.kind} tokenizer does not say what stands around a "
+            "text; load it with transformers.AutoTokenizer, and save_pretrained writes the tokenizer.json that does"
+        )
+    config = configuration(described, source, head, overrides)
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
     if words is not None:
         build.check_vocabulary(config.values["model"]["vocab_size"], words)
     construct(Mesh, config.values["mesh"])  # refuses what is no mesh; its devices need not be here
     declared = _declared(model)
     shapes = {path: d.shape for path, d in declared.items()}
+    shapes = shapes if head is None else head.read(shapes)
     if source.ready is None:
         names = numbered(lookup(NAMES, described.family, "family"), model)
-        found = load.leaves(source.tensors, names, shapes, partial=partial)
+        names = names if head is None else head.names(names)
+        try:
+            found = load.leaves(source.tensors, names, shapes, partial=partial)
+        except UserError as error:
+            raise UserError(f"{_named(source, described)}: {error}") from None
     else:
         found = ((path, source.tensors.read(path)) for path in shapes)
     initial: list[str] = []
@@ -93,18 +106,31 @@ def import_run(
     else:
         write(workdir.path)
     count = sum(math.prod(shape) for shape in shapes.values())
-    return Imported(described.family, count, initial, isinstance(model, Embeds))
+    verb = ("ask" if head.kind == SPANS else "classify") if head else "embed" if isinstance(model, Embeds) else "sample"
+    return Imported(described.family, count, [path for path in initial if path in shapes], verb)
 
 
-def configuration(described: configs.Described, source: Source, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+def _named(source: Source, described: configs.Described) -> str:
+    """Return the class that a directory says it is of, and those with heads that are known of its family."""
+    known = [found.name for found in labelled.CLASSES.get(described.family, {}).values()]
+    said = choices(map(str, source.config.get("architectures") or [f"{source.path.name}, a {described.family}"]))
+    return said if said in known or not known else f"{said} (known with heads for labels: {choices(known)})"
+
+
+def configuration(
+    described: configs.Described, source: Source, head: Head | None, overrides: Sequence[tuple[str, str]] = ()
+) -> Config:
     """Return the configuration of an imported run; it names no text, as nothing is known of it."""
     row = min(described.context or ROW, ROW)
     kind = {"name": source.tokenizer.kind if source.tokenizer else "bytes"}
-    recipe = {
+    recipe: dict[str, Any] = {
         "model": {"name": described.family, **described.fields},
         "data": {"source": None, "tokenizer": kind, "seq_len": row, "batch_size": 4},
         "sample": sampling(source.generation),
     }
+    if head is not None:
+        recipe["model"] |= head.fields(described.fields)
+        recipe["objective"], recipe["data"]["form"] = models.domestic(head)
     return resolve(recipe, overrides)
 
 

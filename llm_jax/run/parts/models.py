@@ -71,6 +71,20 @@ def abroad(values: Mapping[str, Any], model: Headed) -> Head:
     return Head(values["model"]["name"], kind, model.labels, model.pooled, model.bias, model.dropout)
 
 
+def domestic(head: Head) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the section `objective` and the `data.form` of a head as it came; a text has the tokenizer's own frame."""
+    shaped: dict[str, Any] = {"dropout": head.dropout}
+    if head.kind == TEXT:
+        shaped |= {"pooling": head.pooling, "bias": head.bias}
+    name, form = {
+        TEXT: ("classification" if head.labels else "regression", {"name": "labelled", "long": "cut"}),
+        TOKENS: ("tagging", {"name": "tagged", "long": "cut"}),
+        SPANS: ("spans", {"name": "passages"}),
+    }[head.kind]
+    classes = {"classes": list(head.labels)} if head.labels and head.kind != SPANS else {}
+    return {"name": name, **shaped}, {**form, **classes, "framed": False}
+
+
 def labels(config: Config) -> tuple[str, ...]:
     """Return the names of the classes of a configuration.
 

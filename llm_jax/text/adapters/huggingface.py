@@ -75,6 +75,7 @@ def read(files: Files) -> Tokenizer:
         joins=joins,
         added={t["content"]: _added(t) for t in spec.get("added_tokens", []) if t["content"]},
         frame=_frame(engine),
+        between=_between(engine),
         **{f"{role}_id": _control_id(engine, role, roles[role]) for role in ROLES},
     )
 
@@ -86,6 +87,15 @@ def _frame(engine: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if len(inside) != len(bare.ids) or not inside:
         return (), ()
     return tuple(framed.ids[: inside[0]]), tuple(framed.ids[inside[-1] + 1 :])
+
+
+def _between(engine: Any) -> tuple[int, ...] | None:
+    """Return the ids that the post-processor puts between two texts, None where they cannot be told."""
+    found, bare = engine.encode("a", "a"), engine.encode("a", add_special_tokens=False)
+    inside = [i for i, control in enumerate(found.special_tokens_mask) if not control]
+    if len(inside) != 2 * len(bare.ids) or not inside:
+        return None
+    return tuple(found.ids[inside[len(bare.ids) - 1] + 1 : inside[len(bare.ids)]])
 
 
 def _added(token: Any) -> Added:
