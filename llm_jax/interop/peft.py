@@ -1,12 +1,14 @@
 """An adapter in the format of Hugging Face's `peft`: adapter_config.json and adapter_model.safetensors.
 
+Beside a head for labels stands the head itself, whole: who loads the adapter has a model without it.
+
 One of their modules may hold several of our kernels side by side (GPT-2's query, key and value). Each of these has an
 adapter of its own; together they are one of the sum of their ranks, whose second matrix is zero off the blocks.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +17,14 @@ import numpy as np
 from llm_jax.core.table import UserError
 from llm_jax.interop import safetensors
 from llm_jax.interop.names import Slot, slots
+from llm_jax.interop.names.labelled import SPANS, TEXT, TOKENS
 from llm_jax.interop.safetensors import Info
 from llm_jax.interop.save import DTYPES, Export, cast
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 LAYOUTS = ("out_in", "in_out", "by_head")
 MAGNITUDE = "magnitude_scale"
+TASKS = {TEXT: "SEQ_CLS", TOKENS: "TOKEN_CLS", SPANS: "QUESTION_ANS"}
 
 Parts = Mapping[str, Mapping[str, np.ndarray]]
 
@@ -29,7 +33,8 @@ Parts = Mapping[str, Mapping[str, np.ndarray]]
 class Adapter:
     """parts: {path of a kernel: {"down": [*batch,*I,R], "up": [*batch,R,*O], and with DoRA "magnitude_scale"}}.
 
-    alpha: of LoRA. lengths: of a kernel that does not change, [*batch,*O]: what DoRA would begin with.
+    alpha: of LoRA. lengths: of a kernel that does not change, [*batch,*O]: what DoRA would begin with. whole: any
+    parameter as it is with its change.
     """
 
     rank: int
@@ -37,6 +42,7 @@ class Adapter:
     dropout: float
     parts: Parts
     lengths: Callable[[str], np.ndarray]
+    whole: Callable[[str], np.ndarray] | None = None
 
     @property
     def decomposed(self) -> bool:
@@ -48,15 +54,21 @@ def peft(folder: Path, what: Export, adapter: Adapter) -> None:
     """Write an adapter into a folder that is there and empty; `PeftModel.from_pretrained(base, folder)` reads it.
 
     Raises:
-        UserError: a kernel that changes is no `Linear` or `Conv1D` of its own in transformers.
+        UserError: a kernel that changes is no `Linear` or `Conv1D` of its own in transformers, or its class with a head
+            does not load a model without one.
     """
-    modules = _modules(what, adapter)
+    saved = _saved(what)
+    modules = _modules(what, adapter, {path for slot in saved.values() for path in slot.rule.ours})
     ranks = {name: adapter.rank * len(_ours(slot, adapter)) for name, slot in modules.items()}
     tensors = {
         f"base_model.model.{name}.{key}": cast(name, tensor, what.dtype)
         for name, slot in modules.items()
         for key, tensor in _tensors(slot, adapter)
     }
+    if adapter.whole is not None:
+        for name, slot in saved.items():
+            tensor = slot.rule.encode([adapter.whole(path) for path in slot.rule.ours])
+            tensors[f"base_model.model.{name}"] = cast(name, tensor, what.dtype)
     infos = {name: Info(tensor.shape, np.dtype(DTYPES[what.dtype])) for name, tensor in tensors.items()}
     safetensors.write(folder, infos, tensors.items(), 1 << 62)
     (folder / safetensors.FILE).rename(folder / FILE)
@@ -64,9 +76,26 @@ def peft(folder: Path, what: Export, adapter: Adapter) -> None:
     (folder / CONFIG).write_text(json.dumps(form, indent=2) + "\n")
 
 
-def _modules(what: Export, adapter: Adapter) -> dict[str, Slot]:
-    """Return {their module: its slot} of all that change."""
-    found = {name: slot for name, slot in slots(what.names(), what.shapes).items() if _ours(slot, adapter)}
+def _saved(what: Export) -> dict[str, Slot]:
+    """Return {tensor: its slot} of the module that is a head for labels.
+
+    Raises:
+        UserError: the class with the head does not load a model without one.
+    """
+    if what.head is None:
+        return {}
+    if any(not name.startswith(f"{what.head.module}.") for name in what.head.abroad.moved.values()):
+        raise UserError(
+            f"--format=peft: {what.head.abroad.name} calls all weights otherwise than {what.family} without a head "
+            "does, and would load none of them beside the adapter; export the merged model with --format=hf"
+        )
+    return {n: slot for n, slot in slots(what.names(), what.shapes).items() if n.startswith(f"{what.head.module}.")}
+
+
+def _modules(what: Export, adapter: Adapter, but: Set[str]) -> dict[str, Slot]:
+    """Return {their module: its slot} of all that change, `but` for some of our paths."""
+    table = slots(what.names(), what.shapes)
+    found = {n: slot for n, slot in table.items() if _ours(slot, adapter) and not but & {*slot.rule.ours}}
     for name, slot in found.items():
         if slot.rule.layout not in LAYOUTS or "{expert}" in slot.rule.theirs or not name.endswith(".weight"):
             raise UserError(
@@ -111,7 +140,7 @@ def _config(what: Export, adapter: Adapter, ranks: Mapping[str, int], layouts: s
     odd = {name: rank for name, rank in ranks.items() if rank != usual}
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "CAUSAL_LM" if what.head is None else TASKS[what.head.kind],
         "base_model_name_or_path": None,
         "r": usual,
         "lora_alpha": adapter.alpha * usual / adapter.rank,
@@ -121,6 +150,7 @@ def _config(what: Export, adapter: Adapter, ranks: Mapping[str, int], layouts: s
         "alpha_pattern": {re.escape(name): adapter.alpha * rank / adapter.rank for name, rank in odd.items()},
         "fan_in_fan_out": layouts == {"in_out"},
         "use_dora": adapter.decomposed,
+        "modules_to_save": None if what.head is None else [what.head.module],
         "bias": "none",
         "inference_mode": True,
     }

@@ -208,6 +208,9 @@ def test_an_imported_head_answers_and_is_judged(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     assert main(["import", str(tmp_path / "source"), f"--workdir={run}"]) == 0
     assert f"next: python -m llm_jax classify --workdir={run}" in capsys.readouterr().out
+    for form in ("gguf", "peft"):
+        assert main(["export", f"--workdir={run}", f"--to={tmp_path / 'out'}", f"--format={form}"]) == 2
+        assert "--format=hf" in capsys.readouterr().err and not (tmp_path / "out").exists()
     texts = ["a good one", "bad", "good, and bad, and good, and bad"]  # of which the last is too long, and cut
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(texts)))
     assert main(["classify", f"--workdir={run}"]) == 0

@@ -93,6 +93,7 @@ FOREIGN = {
     "GPT2": NARROW, "Llama": TINY | {"num_key_value_heads": 1}, "Qwen2": TINY | {"num_key_value_heads": 1},
 }  # fmt: skip
 PLAIN = ("GPT2", "Qwen2")
+POOLED = {"Bert": "pooler", "Roberta": "pooler", "ModernBert": "mean"}
 TYPED = ["the people of the union", "a good one, and bad", "naïve?"]
 
 
@@ -120,7 +121,7 @@ def foreign(transformers, torch, folder, name, kind, **config):
         sep_token="</s>", model_input_names=["input_ids", "attention_mask", *(["token_type_ids"] * (name == "Bert"))],
     )  # fmt: skip
     words.save_pretrained(folder)
-    made = getattr(transformers, f"{name}For{AUTO[kind]}")
+    made = getattr(transformers, name + (f"For{AUTO[kind]}" if kind in AUTO else kind))
     torch.manual_seed(0)
     settings = made.config_class(**FOREIGN[name], **config, attn_implementation="eager")
     model = made(settings).eval()
@@ -174,6 +175,54 @@ def test_an_imported_model_reads_and_scores_as_its_own_class(torch, transformers
     np.testing.assert_allclose(
         np.asarray(found)[:, :length], wanted.numpy(), rtol=0, atol=1e-4 * float(wanted.abs().max())
     )
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+@pytest.mark.parametrize(
+    ("name", "base", "kind"),
+    [
+        ("Bert", "ForPreTraining", TEXT), ("Bert", "ForMaskedLM", TOKENS), ("Roberta", TEXT, TEXT),
+        ("ModernBert", "ForMaskedLM", SPANS), ("GPT2", "LMHeadModel", TEXT), ("Llama", "ForCausalLM", TEXT),
+        ("Qwen2", "ForCausalLM", TOKENS),
+    ],
+)  # fmt: skip
+def test_an_adapter_with_a_head_is_what_peft_loads_and_merged_what_transformers_loads(
+    torch, transformers, tmp_path, monkeypatch, name, base, kind, adapter
+):
+    peft = pytest.importorskip("peft")
+    monkeypatch.setenv("LLM_JAX_CACHE", str(tmp_path / "cache"))
+    start, _, _ = foreign(transformers, torch, tmp_path, name, base)
+    same = {"tokens": "a b", "tags": "bad good", "question": "x", "context": "a b"}
+    same |= {"answers": {"text": ["b"], "answer_start": [2]}}
+    rows = [{"text": f"{i} is good", "label": "good" if i % 2 else "bad", **same} for i in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    classes = {"classes": ["bad", "good"]}
+    reading = {"pooling": POOLED.get(name, "last"), "bias": name in POOLED}
+    objective, form = {
+        TEXT: ({"name": "classification", **reading}, {"name": "labelled", **classes}),
+        TOKENS: ({"name": "tagging"}, {"name": "tagged", **classes}),
+        SPANS: ({"name": "spans"}, {"name": "passages"}),
+    }[kind]
+    model = start.resolved.values["model"]
+    recipe = RECIPE.format(file=str(tmp_path / "a.jsonl"), model=model, objective=objective, form=form)
+    (tmp_path / "recipe.py").write_text(recipe)
+    tuned = tmp_path / "tuned"
+    flags = [f"--config.init_from={tmp_path / 'run'}", f"--config.adapt.name={adapter}", "--config.adapt.rank=3"]
+    flags += ["--config.adapt.alpha=12", "--config.optimizer.learning_rate=0.05"]
+    assert main(["train", f"--config={tmp_path / 'recipe.py'}", f"--workdir={tuned}", *flags]) == 0
+    for how, code in (("hf", 0), ("peft", 0), ("gguf", 2)):
+        assert main(["export", f"--workdir={tuned}", f"--to={tmp_path / how}", f"--format={how}"]) == code
+    auto = getattr(transformers, f"AutoModelFor{AUTO[kind]}")
+    loaded = auto.from_pretrained(tmp_path, attn_implementation="eager")
+    loaded = peft.PeftModel.from_pretrained(loaded, tmp_path / "peft")
+    run, tokens = open_run(tuned), np.random.default_rng(0).integers(3, 256, (2, 9))
+    ours = np.asarray(jax.jit(lambda p: run.model.apply(p, {"tokens": tokens}).extras["scores"])(run.params()))
+    for theirs in (loaded, auto.from_pretrained(tmp_path / "hf", attn_implementation="eager")):
+        theirs.config.pad_token_id = 1
+        with torch.no_grad():
+            out = theirs.eval()(input_ids=torch.tensor(tokens), attention_mask=torch.ones(2, 9, dtype=int))
+        found = out.logits if kind != SPANS else torch.stack([out.start_logits, out.end_logits], -1)
+        np.testing.assert_allclose(found.numpy(), ours, rtol=0, atol=1e-4 * np.abs(ours).max())
 
 
 RECIPE = '''"""Texts with labels."""

@@ -10,10 +10,12 @@ from llm_jax import open_run
 from llm_jax.adapt import ADAPTERS
 from llm_jax.adapt.adapted import adapted
 from llm_jax.adapt.dora import lengths
+from llm_jax.adapt.headed import KERNEL, Headed
 from llm_jax.cli import main
 from llm_jax.core import tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.interop.names import NAMES, numbered, slots
+from llm_jax.interop.names.labelled import SPANS, TEXT, TOKENS, Head
 from llm_jax.interop.peft import Adapter, peft
 from llm_jax.interop.safetensors import File
 from llm_jax.interop.save import Export
@@ -95,6 +97,44 @@ def params_at(params, path, name):
 
 def layout_of(path, kernels):
     return layout(path, kernels[path].shape)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "module", "task"),
+    [
+        ("roberta", TEXT, "classifier", "SEQ_CLS"), ("gpt2", TEXT, "score", "SEQ_CLS"),
+        ("llama", TOKENS, "score", "TOKEN_CLS"), ("modernbert", SPANS, "classifier", "QUESTION_ANS"),
+    ],
+)  # fmt: skip
+def test_a_head_stands_whole_beside_the_adapter(family, kind, module, task, tmp_path):
+    plain = lookup(MODELS, family, "")(**MODELS_OF[family] | ({"pooler": True} if family == "roberta" else {}))
+    pooling = "tokens" if kind != TEXT else "pooler" if family == "roberta" else "last"
+    head = Head(family, kind, ("a", "b"), pooling, bias=family != "gpt2")
+    headed = Headed(plain, head.labels, pooling, bias=head.bias)
+    both = adapted(headed, lookup(ADAPTERS, "lora", "")(rank=2), ("attention/query$", KERNEL))
+    params = drawn(both.declarations(), 0)
+    merged = tree.flatten(both.merge(params))
+    shapes = head.read({path: leaf.shape for path, leaf in merged.items()})
+    what = Export(family, {}, shapes, 8, layers=plain.stacks() if hasattr(plain, "stacks") else {}, head=head)
+    parts = {path: {n: params_at(params, path, n) for n in ("down", "up")} for path in both.chosen}
+    peft(tmp_path, what, Adapter(2, 2.0, 0.0, parts, lambda path: np.zeros(0), lambda path: np.asarray(merged[path])))
+    config, file = (
+        json.loads((tmp_path / "adapter_config.json").read_text()),
+        File(tmp_path / "adapter_model.safetensors"),
+    )
+    assert (config["task_type"], config["modules_to_save"]) == (task, [module])
+    theirs = dict(what.tensors((path, np.asarray(merged[path])) for path in what.paths()))
+    whole = {n for n in theirs if n.startswith(f"{module}.")}
+    assert {n.removeprefix("base_model.model.") for n in file.infos if ".lora_" not in n} == whole != set()
+    for name in whole:
+        np.testing.assert_array_equal(file.read(f"base_model.model.{name}"), theirs[name], err_msg=name)
+    assert not any(f"{module}." in n and ".lora_" in n for n in file.infos)
+
+
+def test_an_adapter_beside_weights_that_its_class_would_not_load_is_refused(tmp_path):
+    head = Head("llama", SPANS, ("start", "end"), "tokens")
+    with pytest.raises(UserError, match=r"LlamaForQuestionAnswering calls all weights otherwise .*--format=hf"):
+        peft(tmp_path, Export("llama", {}, {}, 8, head=head), Adapter(2, 2.0, 0.0, {}, lambda path: np.zeros(0)))
 
 
 def test_a_kernel_that_is_no_module_of_its_own_is_refused(tmp_path):

@@ -139,6 +139,11 @@ class Head:
         """The class of `transformers`."""
         return CLASSES[self.family][self.kind]
 
+    @property
+    def module(self) -> str:
+        """The name of the module abroad that has the map to scores."""
+        return self.abroad.linear.partition(".")[0]
+
     def read(self, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
         """Return those of a model's parameters that its scores are made of."""
         return {path: shape for path, shape in shapes.items() if not re.fullmatch(self.abroad.unread, path)}

@@ -15,7 +15,7 @@ from llm_jax.adapt.dora import lengths
 from llm_jax.adapt.headed import Headed
 from llm_jax.adapt.packed import Packed
 from llm_jax.core import tree
-from llm_jax.core.table import UserError, lookup
+from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.core.types import Counts, Model, State
 from llm_jax.data.examples.forms import Around
 from llm_jax.interop import configs
@@ -35,6 +35,8 @@ from llm_jax.text.base import Tokenizer
 
 FORMATS = {"hf": "llm_jax.interop.save:hf", "gguf": "llm_jax.interop.gguf.writer:gguf"}
 """Format -> function (folder, Export, leaves) that fills an empty folder."""
+
+HEADED = ("hf", "peft")  # formats that have heads for labels
 
 
 def export(
@@ -58,10 +60,10 @@ def export(
         raise UserError(f"--to={to} is there and not empty; name another, or remove it")
     if isinstance(opened.model, Packed):
         raise UserError(f"{opened.workdir.path} holds a packed model; export the workdir that it was made of")
-    if hasattr(opened.objective, "head") and (form != "hf" or not isinstance(opened.model, Headed)):
+    if hasattr(opened.objective, "head") and (form not in HEADED or not isinstance(opened.model, Headed)):
         raise UserError(
-            f"{opened.workdir.path} learnt labels, and only --format=hf has heads for them, of models that are learnt "
-            "by gradients; an adapter is merged in it"
+            f"{opened.workdir.path} learnt labels; heads for them are exported with --format={choices(HEADED)}, of "
+            "models that are learnt by gradients (hf merges an adapter, peft is the adapter alone)"
         )
     write = _writer(opened, form, step)
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
@@ -112,14 +114,17 @@ def _writer(opened: OpenRun, form: str, step: int | None) -> Callable[[Path, Exp
 
     kind = model.kind
 
+    def whole(path: str) -> np.ndarray:
+        return next(opened.leaves([path], step))[1]
+
     @cache
     def unchanged(path: str) -> np.ndarray:
-        leaf = next(opened.leaves([path], step))[1]
+        leaf = whole(path)
         return np.asarray(lengths(leaf, layout(path, leaf.shape)))
 
     def alone(folder: Path, what: Export) -> None:
         parts = dict(opened.adapters(step))
-        peft(folder, what, Adapter(kind.rank, kind.scale * kind.rank, kind.dropout, parts, unchanged))
+        peft(folder, what, Adapter(kind.rank, kind.scale * kind.rank, kind.dropout, parts, unchanged, whole))
 
     return alone
 
