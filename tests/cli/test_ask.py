@@ -10,6 +10,7 @@ import pytest
 
 from llm_jax import open_run
 from llm_jax.cli import main
+from llm_jax.data.examples.passages import Passages
 from llm_jax.objectives.labelled import spans
 
 RECIPE = '''"""Questions."""
@@ -65,8 +66,17 @@ def test_it_answers_with_the_words_of_the_passage(workdir, tmp_path, capsys, mon
     assert capsys.readouterr().out == "4 4\n"
     (tmp_path / "p.txt").write_text("b c a")
     monkeypatch.setattr("sys.stdin", io.StringIO("n?\n\nn?\n"))
+    located, read = Passages.located, []
+
+    def listening(form, texts, words):
+        read.extend(texts)
+        return located(form, texts, words)
+
+    monkeypatch.setattr(Passages, "located", listening)
     assert main(asked) == 0
-    assert capsys.readouterr().out == "(no answer)\n" * 2
+    assert capsys.readouterr().out == "(no answer)\n" * 2 and read == ["b c a"]  # once, however many ask
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert main(asked) == 0 and capsys.readouterr().out == ""
 
 
 def test_what_cannot_be_asked_says_why(workdir, tmp_path, capsys):

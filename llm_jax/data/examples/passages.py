@@ -114,8 +114,12 @@ class Passages:
             if not len(inside):
                 raise UserError(f"{record.name}: the answer has no token of this tokenizer")
             spans[i] = inside[0], inside[-1]
+        return self.arrays([question for question, _ in texts], passages, spans, words)
+
+    def arrays(self, questions: list[str], passages: list[Located], spans: np.ndarray, words: Tokenizer) -> Arrays:
+        """Return questions with their passages and spans int64 [N,2] as `encode` does."""
         made: dict[str, np.ndarray] = {"spans": spans}
-        made["asked"], made["asked_starts"] = flat(words.encode_batch([question for question, _ in texts]))
+        made["asked"], made["asked_starts"] = flat(words.encode_batch(questions))
         made["passage"], made["passage_starts"] = flat([passage.ids for passage in passages])
         return made
 

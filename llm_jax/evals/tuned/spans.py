@@ -61,22 +61,27 @@ def answering(
     run = jax.jit(partial(said, model, most=most))
 
     def answers(questions: Sequence[str], passages: Sequence[str]) -> list[str]:
+        if not questions:
+            return []
         none: dict[str, list] = {"text": [], "answer_start": []}
         records = [
             Record({form.question: q, form.context: p, form.answers: none}, f"question {i}")
             for i, (q, p) in enumerate(zip(questions, passages, strict=True), 1)
         ]
-        strict = replace(form, long="error")
-        listed = Records("asked", lambda: records)
-        made = strict.rows(strict.encode(listed, around.words, None), listed, around, evaluation=True)
+        strict, listed = replace(form, long="error"), Records("asked", lambda: records)
+        asked, texts = ([strict.texts(record)[i] for record in records] for i in range(2))
+        once = list(dict.fromkeys(texts))
+        read = dict(zip(once, strict.located(once, around.words), strict=True))
+        unknown = np.full((len(texts), 2), -1, np.int64)
+        encoded = strict.arrays(asked, [read[text] for text in texts], unknown, around.words)
+        made = strict.rows(encoded, listed, around, evaluation=True)
         numbers = np.arange(made.count)
         batch = made.gather(numbers, np.zeros_like(numbers))
         found = np.asarray(run(params, batch))
         starts = batch["token_types"].argmax(1)
         told = []
-        for (first, last), start, passage, at in zip(
-            found.tolist(), starts.tolist(), passages, strict.located(list(passages), around.words), strict=True
-        ):
+        for (first, last), start, passage in zip(found.tolist(), starts.tolist(), texts, strict=True):
+            at = read[passage]
             told.append("" if last == 0 else passage[int(at.begins[first - start]) : int(at.ends[last - start])])
         return told
 
