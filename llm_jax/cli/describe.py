@@ -13,9 +13,9 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--config", required=True, help="configs/RECIPE.py[:argument]; --config.a.b=value overrides")
     flags, overrides = parser.read(arguments)
     from llm_jax.core import durations
-    from llm_jax.cost import flops
     from llm_jax.run import build
     from llm_jax.run.config import load_recipe, resolve
+    from llm_jax.run.parts.effort import flops_per_token
 
     config = resolve(load_recipe(flags.config), overrides)
     parts, plan = build.check(config)
@@ -36,13 +36,14 @@ def run(arguments: Sequence[str]) -> int:
         print(f"  {path:<28} {'x'.join(map(str, d.shape)):<18} {axes:<24} {where:<28} {4 * count:>14,} bytes")
     length = parts.data.seq_len
     print(f"  {'all':<28} {total:,} parameters, {4 * total:,} bytes in float32")
-    print(f"\nFLOPs of training on a token of {length}: {flops.per_token(declared, length):.4g} (attention causal)")
+    each = flops_per_token(model, build.objective(config), length)
+    print(f"\nFLOPs of training on a token of {length}: {each:.4g} (attention causal)")
     steps = durations.parse(parts.train.duration).steps(
         tokens_per_step=parts.data.batch_size * length, examples_per_step=parts.data.batch_size, examples_per_epoch=None
     ) if not parts.train.duration.endswith(("epoch", "epochs")) else None  # fmt: skip
     if steps:
         tokens = steps * parts.data.batch_size * length
-        print(f"whole training: {tokens:,} tokens, {tokens * flops.per_token(declared, length):.4g} FLOPs")
+        print(f"whole training: {tokens:,} tokens, {tokens * each:.4g} FLOPs")
     return 0
 
 

@@ -38,3 +38,8 @@ def per_token(
     attention = sum(12 * d.shape[0] * math.prod(d.shape[-2:]) * seq_len for d in queries)
     saved = 2.0 * (matmul_parameters(declared) - matmul_parameters(declared, frozen)) if frozen else 0.0
     return 6.0 * matmul_parameters(declared) - saved + attention * (0.5 if causal else 1.0)
+
+
+def forward(declared: Mapping[str, Declaration], seq_len: int, *, causal: bool = True) -> float:
+    """Return the FLOPs of reading one token: a third of those of training on it."""
+    return per_token(declared, seq_len, causal=causal) / 3

@@ -10,13 +10,13 @@ import jax
 from llm_jax.core import durations, tree
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Learner
-from llm_jax.cost import flops
 from llm_jax.mesh import plan as plans
 from llm_jax.mesh.remat import canonical, offloaded
 from llm_jax.planning.topology import Topology
 from llm_jax.run import build
 from llm_jax.run.checks import batch, tokens
 from llm_jax.run.config import Config
+from llm_jax.run.parts.effort import flops_per_token
 from llm_jax.text.tokenizers import TOKENIZERS
 
 
@@ -84,7 +84,8 @@ def of(config: Config, topology: Topology) -> Workload:
     rows = parts.data.batch_size
     batch.check(rows, parts.train.microbatches, math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES))
     length = parts.data.seq_len
-    per_token = {causal: flops.per_token(declared, length, causal=causal) for causal in (True, False)}
+    learnt = build.objective(config)
+    per_token = {causal: flops_per_token(built, learnt, length, causal=causal) for causal in (True, False)}
     tables = [d for p, d in declared.items() if "vocab" in d.axes]
     queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
     keys = [d for p, d in declared.items() if p.endswith("/key")]

@@ -9,12 +9,10 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from llm_jax.adapt.adapted import Adapted
-from llm_jax.adapt.headed import Headed
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Batch, Declaration, Decodes, Learner, Model, Objective, Samples, State
-from llm_jax.cost import flops
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
@@ -31,7 +29,7 @@ from llm_jax.run import sections
 from llm_jax.run.checks import batch, examples, stages, tokens
 from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
-from llm_jax.run.parts import learning
+from llm_jax.run.parts import effort, learning
 from llm_jax.run.parts.compression import Prune
 from llm_jax.run.parts.models import ANY_VOCABULARY, exportable, form, longest_text, model, objective
 from llm_jax.run.parts.privacy import accountant
@@ -98,14 +96,7 @@ class Run:
 
     def flops_per_token(self, *, causal: bool = True) -> float:
         """Model FLOPs of training on one token."""
-        model, length = self.model, self.sections.data.seq_len
-        if isinstance(model, Headed):  # its scores are those of labels: no token is predicted
-            kept = {p: d for p, d in model.declarations().items() if "vocab" not in d.axes}
-            return flops.per_token(kept, length, causal=causal)
-        if not isinstance(model, Adapted):
-            return flops.per_token(model.declarations(), length, causal=causal)
-        declared = model.base.declarations()
-        return flops.per_token(declared, length, causal=causal, frozen=declared.keys() - model.chosen.keys())
+        return effort.flops_per_token(self.model, self.objective, self.sections.data.seq_len, causal=causal)
 
 
 def check(config: Config) -> tuple[Sections, Plan]:

@@ -1,0 +1,51 @@
+"""The FLOPs of a run's training beside those that the compiler counts, where a row is more than one text."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from llm_jax.adapt import ADAPTERS
+from llm_jax.adapt.adapted import adapted
+from llm_jax.adapt.headed import Headed
+from llm_jax.core import tree
+from llm_jax.core.table import lookup
+from llm_jax.cost import flops
+from llm_jax.mesh import plan
+from llm_jax.models.decoder.llama import Llama
+from llm_jax.objectives.causal import Causal
+from llm_jax.objectives.labelled.classification import Classification
+from llm_jax.objectives.preference.alone import Orpo
+from llm_jax.objectives.preference.answers import answers
+from llm_jax.objectives.preference.referred import Dpo
+from llm_jax.run.parts.effort import flops_per_token
+
+T = 128
+MODEL = Llama(vocab_size=512, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=384, attention="plain")
+
+
+def counted(function, *arguments):
+    analysis = jax.jit(function).lower(*arguments).cost_analysis()
+    return (analysis[0] if isinstance(analysis, list) else analysis)["flops"] / (2 * T)
+
+
+@pytest.mark.parametrize("objective", [Orpo(), Dpo()])
+def test_both_answers_count_and_what_the_reference_makes_of_them(objective):
+    params = tree.unflatten({p: jax.ShapeDtypeStruct(d.shape, "float32") for p, d in MODEL.declarations().items()})
+    names = [f"{side}{name}" for side in ("", "rejected_") for name in ("tokens", "targets")]
+    batch = {name: jax.ShapeDtypeStruct((2, T), jnp.int32) for name in names}
+    with plan.Plan(unrolled=99).active():
+        whole = counted(jax.grad(lambda p, b: objective(MODEL, p, b, None)[0].total), params, batch)
+        if isinstance(objective, Dpo):
+            whole += counted(lambda p, b: answers(MODEL, p, b, None)[:2], params, batch)
+    assert flops_per_token(MODEL, objective, T, causal=False) == pytest.approx(whole, rel=0.05)
+
+
+def test_what_is_frozen_has_no_gradient_and_labels_need_no_table():
+    declared = MODEL.declarations()
+    assert flops_per_token(MODEL, Causal(), T) == flops.per_token(declared, T) == 3 * flops.forward(declared, T)
+    beside = adapted(MODEL, lookup(ADAPTERS, "lora", "")(), ("attention/query$",))
+    kernels = flops.matmul_parameters(declared) - 2 * 128 * 128
+    assert flops_per_token(beside, Causal(), T) == flops.per_token(declared, T) - 2 * kernels
+    headed = Headed(MODEL, ("a", "b"))
+    table = 6 * 512 * 128
+    assert flops_per_token(headed, Classification(), T) == flops.per_token(headed.declarations(), T) - table
