@@ -48,7 +48,7 @@ MODEL_TYPES = {"gemma3_text" if name == "gemma3" else name: name for name in FIE
 HARMLESS = frozenset({
     # where it came from, and what it is stored in
     "_name_or_path", "_commit_hash", "architectures", "model_type", "transformers_version", "transformers.js_config",
-    "torch_dtype", "dtype", "is_llama_config", "auto_map",
+    "torch_dtype", "dtype", "is_llama_config", "auto_map", "name", "language",
     # tokens and decoding: `generation_config.json` and the tokenizer say so better
     "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "use_cache",
     "task_specific_params", "cache_implementation",
@@ -59,6 +59,7 @@ HARMLESS = frozenset({
     "torchscript", "is_decoder", "is_encoder_decoder",
     # training and other heads
     "initializer_range", "attention_dropout", "hidden_dropout", "id2label", "label2id", "num_labels", "problem_type",
+    "_num_labels", "output_past",
     "output_router_logits", "router_aux_loss_coef", "finetuning_task", "classifier_dropout",
     # read by `context`
     "max_position_embeddings", "n_positions", "n_ctx",

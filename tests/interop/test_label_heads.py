@@ -100,15 +100,21 @@ def test_what_is_exported_comes_back_as_it_was(family, kind, pooling, labels, tm
         np.testing.assert_array_equal(leaf, leaves[path], err_msg=path)
 
 
-def test_what_the_class_does_not_read_may_lie_in_the_file(tmp_path):
-    """Old files of BertForTokenClassification have the pooler that a head of texts would read."""
-    plain, head = Bert(**MODELS_OF["bert"] | {"pooler": False}), Head("bert", TOKENS, LABELS, "tokens")
-    shapes = head.read({path: d.shape for path, d in Headed(plain, LABELS, "tokens").declarations().items()})
-    what = Export("bert", dataclasses.asdict(plain), shapes, 7, head=head)
+OLD = {"_num_labels": 3, "output_past": True, "directionality": "bidi", "pooler_type": "first_token_transform"}
+
+
+@pytest.mark.parametrize(("family", "kind", "pooling"), [("bert", TOKENS, "tokens"), ("roberta", TEXT, "pooler")])
+def test_what_the_class_does_not_read_may_lie_in_the_file(family, kind, pooling, tmp_path):
+    """Old files have the pooler of the model without a head too, and keys that nobody reads."""
+    sizes, head = MODELS_OF[family] | {"pooler": pooling == "pooler"}, Head(family, kind, LABELS, pooling)
+    plain = lookup(MODELS, family, "")(**sizes, head=False)
+    shapes = head.read({path: d.shape for path, d in Headed(plain, LABELS, pooling).declarations().items()})
+    what = Export(family, dataclasses.asdict(plain), shapes, 7, head=head)
     weights = dict(what.tensors((path, np.ones(shapes[path], np.float32)) for path in what.paths()))
-    weights |= {"bert.pooler.dense.weight": np.ones((12, 12), np.float32)}
-    back = imported(tmp_path, what.config(), weights).model
-    assert back.pooled == "tokens" and not back.base.pooler and back.labels == LABELS
+    weights |= {f"{family}.pooler.dense.weight": np.zeros((12, 12), np.float32)}
+    run = imported(tmp_path, what.config() | OLD, weights)
+    assert (run.model.pooled, run.model.base.pooler, run.model.labels) == (pooling, pooling == "pooler", LABELS)
+    assert all(leaf.all() for _, leaf in run.leaves(shapes.keys() - {"embed/positions"}))
 
 
 TINY = {"num_hidden_layers": 1, "hidden_size": 12, "num_attention_heads": 3, "intermediate_size": 14, "vocab_size": 20}

@@ -154,8 +154,9 @@ class Head:
         own = (linear(f"{found.linear}.weight", KERNEL), vector(f"{found.linear}.bias", BIAS))
         outside = (*family.outside, *(rule.theirs for rule in own), *found.moved.values())
         rules = [*map(self._moved, family.rules), *own]
-        unread = [r for r in rules if all(re.fullmatch(found.unread, path) for path in r.ours)]
-        ignored = (*family.ignored, *(re.escape(rule.theirs) for rule in unread))
+        moved = {rule.theirs for rule in family.rules} - {rule.theirs for rule in rules}
+        unread = {rule.theirs for rule in rules if all(re.fullmatch(found.unread, path) for path in rule.ours)}
+        ignored = (*family.ignored, *map(re.escape, sorted(moved | unread)))  # old files have them all the same
         return replace(family, rules=tuple(rules), copies={}, outside=outside, ignored=ignored)
 
     def config(self) -> dict[str, Any]:

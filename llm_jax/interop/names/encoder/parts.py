@@ -70,7 +70,8 @@ def fields(eps: float, types: int) -> tuple[Entry, ...]:
         only("is_decoder", False),
         only("add_cross_attention", False),
         only("tie_word_embeddings", True),
-        harmless("attention_probs_dropout_prob"),
+        harmless("attention_probs_dropout_prob", "directionality", "pooler_fc_size", "pooler_num_attention_heads"),
+        harmless("pooler_num_fc_layers", "pooler_size_per_head", "pooler_type"),  # of Google's, read by nobody
     )
 
 
