@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Labelled:
     label: str = "label"
     classes: list | tuple | None = None
     long: str = "error"
-    framed: bool = True
+    framed: bool = field(default=True, repr=False)  # changes rows, not what is kept
 
     def __post_init__(self) -> None:
         check_long(self.long)

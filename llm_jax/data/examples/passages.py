@@ -1,7 +1,7 @@
 """Questions whose answers are spans of a passage, as SQuAD has them (Rajpurkar et al. 2016, 2018)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,7 +44,7 @@ class Passages:
     context: str = "context"
     answers: str = "answers"
     long: str = "error"
-    framed: bool = True
+    framed: bool = field(default=True, repr=False)  # changes rows, not what is kept
     names = ("start", "end")
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Words with a tag each: parts of speech, names of people and places."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class Tagged:
     classes: list | tuple
     long: str = "error"
     at: str = "first"
-    framed: bool = True
+    framed: bool = field(default=True, repr=False)  # changes rows, not what is kept
 
     def __post_init__(self) -> None:
         check_long(self.long)

@@ -114,7 +114,8 @@ def _named(source: Source, described: configs.Described) -> str:
     """Return the class that a directory says it is of, and those with heads that are known of its family."""
     known = [found.name for found in labelled.CLASSES.get(described.family, {}).values()]
     said = choices(map(str, source.config.get("architectures") or [f"{source.path.name}, a {described.family}"]))
-    return said if said in known or not known else f"{said} (known with heads for labels: {choices(known)})"
+    plain = lookup(configs.FIELDS, described.family, "family").architecture
+    return said if said in (plain, *known) or not known else f"{said} (known with heads for labels: {choices(known)})"
 
 
 def configuration(
