@@ -9,6 +9,8 @@
 | weights | float32 [B,T] | loss weight of each target; default 1 |
 | segments | int32 [B,T] | document number in the row, from 1; 0 is padding; default 1 |
 | positions | int32 [B,T] | position within the segment; default counts from 0 |
+| prefix | bool [B,T] | the first tokens of segments, which see each other in both directions; default none |
+| prompt | bool [B,T] | what a text is continued from; a model that reads prompts so takes it for `prefix` |
 | bytes | int32 [B,T] | raw UTF-8 bytes that each target stands for |
 | document, domain | int64 [B,T], int32 [B] | provenance and mixture component |
 
