@@ -1,5 +1,7 @@
 """Decoders that read the prefix of a text in both directions: who sees whom, cached and split, and beside torch."""
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def llama():
     return plans.alone("llama")[:2]
 
 
-@pytest.mark.rotates(4)
+@pytest.mark.rotates(14)
 @pytest.mark.of("attending")
 def test_tokens_of_a_prefix_see_each_other_and_all_else_sees_what_is_before(model, params):
     """One token is changed at a time; a prefix of nothing is causal."""
@@ -107,10 +109,15 @@ def whole(model, params, prompts):
         tokens[row, : len(given) + len(more)] = [*given, *more]
         real[row, : len(given) + len(more)], early[row, : len(given)] = True, True
     batch = {"tokens": tokens, "segments": real.astype(np.int32), "prefix": early}
-    return np.asarray(jax.jit(lambda p, b: model.apply(p, b).logits)(params, batch))
+    return np.asarray(logits_of(model, params, batch))
 
 
-@pytest.mark.rotates(6)
+@partial(jax.jit, static_argnums=0)
+def logits_of(model, params, batch):
+    return model.apply(params, batch).logits
+
+
+@pytest.mark.rotates(14)
 @pytest.mark.of("attending")
 def test_a_prompt_that_is_cached_is_the_prefix_of_its_text(model, params):
     """Padded on the left, then tokens one by one and two by two."""
@@ -160,6 +167,7 @@ def test_what_is_sampled_searched_and_scored_is_what_follows_a_prefix(llama):
     assert found.greedy.all() and not np.allclose(score(model, params, PROMPTS, texts).log_prob, wanted, rtol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_an_adapter_and_packed_kernels_leave_prompts_as_they_are_read(llama):
     model, params = llama
     greedy = {"max_new_tokens": 6, "settings": Sampling(0.0)}
@@ -181,6 +189,7 @@ def test_what_cannot_see_ahead_is_refused_by_name(model, family):
         Prefix(encoded=True, bidirectional=True)
 
 
+@pytest.mark.rotates(7)
 @pytest.mark.of("attending")
 def test_every_decoder_with_attention_fits(model):
     Prefix(bidirectional=True).fits(model)
