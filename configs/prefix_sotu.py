@@ -1,8 +1,8 @@
 """A small Llama as a prefix LM on the State of the Union speeches: each row is cut at random, and its end is written.
 
 With :causal the beginning is read from left to right; all else is the same, cuts and targets among it. Measured with
-the commands below, in held-out nats a token of the ends: 4.501 ± 0.014 in both directions, 4.500 ± 0.014 causally, which
-is no difference: so small a model, after 800 steps, predicts from the last few tokens. 3.6 and 3.4 CPU-minutes.
+the commands below, in held-out nats a token of the ends: 4.501 ± 0.014 in both directions, 4.500 ± 0.014 causally; row
+by row the difference is 0.001 ± 0.004. At this size it gains nothing, and costs 3.6 CPU-minutes where causal takes 3.4.
 
 python -m llm_jax train --config=configs/prefix_sotu.py --workdir=runs/prefix
 python -m llm_jax train --config=configs/prefix_sotu.py:causal --workdir=runs/prefix_causal
