@@ -215,7 +215,8 @@ class Objective(Protocol):
     its texts may be longer than `data.seq_len`, `extra_positions`: by how much; one that not every model fits has
     `fits(model)`, which raises UserError before anything is read; one that learns labels `reads` fields that say so,
     and has a `head` that a model is given (`objectives.labelled`). One that learns from another model has its workdir
-    as `teacher`, and that model's logits in its batches; one that stays close to another model, as `reference`.
+    as `teacher`, and that model's logits in its batches; one that stays close to another model, as `reference`. One
+    whose model reads prompts in both directions is `bidirectional`.
     """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...

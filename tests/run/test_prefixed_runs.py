@@ -9,12 +9,21 @@ from llm_jax.cli import main
 from llm_jax.core.table import UserError
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate
-from llm_jax.run.build import check
+from llm_jax.run.build import check, model
 from llm_jax.run.config import resolve
 
 PREFIX = ["--config.objective.name=prefix", "--config.objective.bidirectional=True"]
 
 
+def recipe_of(family, *, bidirectional):
+    return {
+        "model": {"name": family, "num_layers": 1, "embed_dim": 24},
+        "objective": {"name": "prefix", "bidirectional": bidirectional},
+        "data": {"source": "text", "options": {"files": "none"}, "tokenizer": {"name": "bytes"}},
+    }
+
+
+@pytest.mark.exhaustive
 def test_it_is_trained_judged_sampled_and_not_exported(recipe, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "out"
     more = ["--config.train.duration=2 steps", "--config.eval.every=0", '--config.sample.prompts=["the people of"]']
@@ -36,6 +45,12 @@ def test_it_is_trained_judged_sampled_and_not_exported(recipe, tmp_path, capsys)
     assert "both directions" in capsys.readouterr().err and not out.exists()
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_the_objective_says_how_the_model_of_a_run_reads_prompts(bidirectional):
+    built = model(resolve(recipe_of("llama", bidirectional=bidirectional)), vocab_size=9)
+    assert isinstance(built, Prefixed) == bidirectional and built.vocab_size == 9
+
+
 @pytest.mark.parametrize(
     ("family", "section", "more", "told"),
     [
@@ -46,10 +61,6 @@ def test_it_is_trained_judged_sampled_and_not_exported(recipe, tmp_path, capsys)
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_read(family, section, more, told):
-    recipe = {
-        "model": {"name": family, "num_layers": 1, "embed_dim": 24},
-        "objective": {"name": "prefix", "bidirectional": True},
-        "data": {"source": "text", "options": {"files": "none"}, "tokenizer": {"name": "bytes"}},
-    }
+    recipe = recipe_of(family, bidirectional=True)
     with pytest.raises(UserError, match=told):
         check(resolve(recipe | {section: recipe.get(section, {}) | more}))
