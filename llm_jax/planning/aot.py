@@ -42,7 +42,7 @@ def compiled(
         "config": config.values, "workload": asdict(workload),
     }  # fmt: skip
     text = json.dumps(request, sort_keys=True)
-    folder = cache_directory() / hashlib.sha256((text + _code()).encode()).hexdigest()[:24]
+    folder = cache_directory() / hashlib.sha256((text + _code(topology)).encode()).hexdigest()[:24]
     answer = folder / "answer.json"
     if not answer.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def last_words(text: str) -> str:
     return next((line for line in fatal if line), lines[-1])
 
 
-def _code() -> str:
+def _code(topology: Topology) -> str:
     """A digest of all code that a step is made of, and the versions of the compilers: other code is another program."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -129,4 +129,7 @@ def _code() -> str:
             digest.update(version(name).encode())
         except PackageNotFoundError:
             digest.update(b"-")
+    beside = gpu_compiler() if topology.chip_name in TARGETS else None
+    for name in sorted(path.name for path in beside.glob("*.dist-info")) if beside else ():
+        digest.update(name.encode())
     return digest.hexdigest()
