@@ -1,7 +1,8 @@
 """A small T5 v1.1 that restores hidden spans of the State of the Union speeches.
 
-Measured with the command below: 5.196 held-out nats a target token, sentinels included: 400 steps are the beginning of
-the training of an encoder-decoder.
+Measured with the command below: 4.298 held-out nats a target token, sentinels included. Steps relative to the weights
+(Adafactor, as the paper has it) matter: of 300 steps of half the batch, Adafactor at 0.05 made 4.879, at 0.02 4.980,
+Muon at 0.01 5.092; 400 of AdamW at 3e-3 5.196. Embeddings of T5 begin with unit variance, and AdamW hardly moves them.
 
 python -m llm_jax train --config=configs/t5_sotu.py --workdir=runs/t5
 """
@@ -18,13 +19,12 @@ def get_config() -> ConfigDict:
         },
         "objective": {"name": "span"},
         "optimizer": {
-            "name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.01, "b2": 0.99,
-            "schedule": {"name": "wsd", "warmup_steps": 50},
+            "name": "adafactor", "learning_rate": 0.05, "schedule": {"name": "wsd", "warmup_steps": 50},
         },
         "data": {
-            "source": "sotu", "tokenizer": {"name": "bpe", "vocab_size": 2048}, "batch_size": 16, "seq_len": 128,
+            "source": "sotu", "tokenizer": {"name": "bpe", "vocab_size": 2048}, "batch_size": 32, "seq_len": 128,
         },
-        "train": {"duration": "400 steps"},
-        "checkpoint": {"every": 200},
+        "train": {"duration": "800 steps"},
+        "checkpoint": {"every": 400},
         "log": {"every": 50},
     })  # fmt: skip

@@ -9,6 +9,8 @@
 | weights | float32 [B,T] | loss weight of each target; default 1 |
 | segments | int32 [B,T] | document number in the row, from 1; 0 is padding; default 1 |
 | positions | int32 [B,T] | position within the segment; default counts from 0 |
+| prefix | bool [B,T] | the first tokens of segments, which see each other in both directions; default none |
+| prompt | bool [B,T] | what a text is continued from; a model that reads prompts so takes it for `prefix` |
 | bytes | int32 [B,T] | raw UTF-8 bytes that each target stands for |
 | document, domain | int64 [B,T], int32 [B] | provenance and mixture component |
 
@@ -213,7 +215,8 @@ class Objective(Protocol):
     its texts may be longer than `data.seq_len`, `extra_positions`: by how much; one that not every model fits has
     `fits(model)`, which raises UserError before anything is read; one that learns labels `reads` fields that say so,
     and has a `head` that a model is given (`objectives.labelled`). One that learns from another model has its workdir
-    as `teacher`, and that model's logits in its batches; one that stays close to another model, as `reference`.
+    as `teacher`, and that model's logits in its batches; one that stays close to another model, as `reference`. One
+    whose model reads prompts in both directions is `bidirectional`.
     """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...

@@ -11,6 +11,7 @@ import numpy as np
 
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Array, Batch, Model, Params
+from llm_jax.data.corrupt.prefix import before_targets
 from llm_jax.decode.prompts import bucket, check_prompts
 from llm_jax.decode.sample import layout
 from llm_jax.mesh import hosts
@@ -52,7 +53,8 @@ def score(
 def _batch(model: Model, texts: list[list[int]], length: np.ndarray) -> Batch:
     """Return left-aligned rows whose weights are 1 where a token of the continuation is predicted."""
     width = min(bucket(max(map(len, texts)) - 1), getattr(model, "max_positions", np.iinfo(np.int32).max))
-    return laid_out(texts, length, (bucket(len(texts), 1), width))
+    batch = laid_out(texts, length, (bucket(len(texts), 1), width))
+    return batch | {"prompt": before_targets(batch)}
 
 
 def laid_out(texts: Sequence[Sequence[int]], length: Sequence[int] | np.ndarray, shape: tuple[int, int]) -> Batch:
@@ -69,7 +71,7 @@ def laid_out(texts: Sequence[Sequence[int]], length: Sequence[int] | np.ndarray,
 
 @partial(jax.jit, static_argnames=("model", "layout"))
 def _judged(model: Model, params: Params, batch: Batch, *, layout: Hashable) -> tuple[Array, Array]:
-    outputs = model.apply(params, {name: batch[name] for name in ("tokens", "segments")})
+    outputs = model.apply(params, {name: batch[name] for name in ("tokens", "segments", "prompt")})
     log_p, likeliest = _of_targets(outputs.head, outputs.hidden, batch["targets"])
     asked = batch["weights"] > 0
     return jnp.where(asked, log_p, 0).sum(axis=1), (likeliest | ~asked).all(axis=1)

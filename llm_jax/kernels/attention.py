@@ -30,6 +30,7 @@ def plain(
     softcap: float | None = None,
     sinks: Float[Array, "H"] | None = None,
     slots: Int[Array, "S"] | None = None,
+    prefix: Bool[Array, "B S"] | None = None,
 ) -> Float[Array, "B T H V"]:
     """Return softmax(scale · q kᵀ) v over the keys that each query may see.
 
@@ -42,6 +43,7 @@ def plain(
         softcap: c · tanh(scores / c) before the mask (Gemma 2).
         sinks: of each head, the score of one more key whose value is zero (gpt-oss).
         slots: the slot of each key where they do not count from 0 (a ring of the last ones); below 0, no key.
+        prefix: keys that causal queries see too where they stand before them, within the window.
     """
     B, T, H, K = q.shape
     S, G = k.shape[1], k.shape[2]
@@ -49,7 +51,7 @@ def plain(
     q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
     # Batch dimensions first: XLA's CPU backend multiplies small matrices fastest so.
     q = q.reshape(B, T, G, R, K).transpose(0, 2, 3, 1, 4).reshape(B, G, R * T, K)
-    allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window, slots=slots)
+    allowed = visible(T, S, causal=causal, offset=offset, segments=segments, window=window, slots=slots, prefix=prefix)
     mixed, log_z = _mix(q, k.swapaxes(1, 2), v.swapaxes(1, 2), allowed, (B, G, R, T, S), softcap)
     mixed = mixed.reshape(B, G, R, T, -1)
     if sinks is not None:
@@ -116,18 +118,21 @@ def visible(
     segments: Segments | None,
     window: int | None,
     slots: Int[Array, "S"] | None = None,
+    prefix: Bool[Array, "B S"] | None = None,
 ) -> Array | None:
     """Return the mask, broadcastable to [B,G,R,T,S], of the keys that each query may see; None when it sees all."""
     distance = offset + jnp.arange(T)[:, None] - (jnp.arange(S) if slots is None else slots)[None, :]
     conditions = []
     if slots is not None:
         conditions.append((slots >= 0)[None, :])
+    ahead: Any = True if window is None else distance > -window
     if causal:
-        conditions.append(distance >= 0)
+        earlier = distance >= 0
+        conditions.append(earlier if prefix is None else earlier | (prefix[:, None, None, None] & ahead))
     if window is not None:
         conditions.append(distance < window)
         if not causal:
-            conditions.append(distance > -window)
+            conditions.append(ahead)
     if segments is not None:
         conditions.append((segments[0][:, :, None] == segments[1][:, None, :])[:, None, None])
     return reduce(jnp.logical_and, conditions) if conditions else None
@@ -146,6 +151,7 @@ def blockwise(
     softcap: float | None = None,
     sinks: Float[Array, "H"] | None = None,
     slots: Int[Array, "S"] | None = None,
+    prefix: Bool[Array, "B S"] | None = None,
     block: int = 128,
     unrolled: int = 8,
 ) -> Float[Array, "B T H V"]:
@@ -153,16 +159,16 @@ def blockwise(
 
     Up to four blocks stand one after the other and keep their scores for the gradient; more stand in at most `unrolled`
     spans, each a loop that makes its scores again. A block or span reads only the keys that causality and the window
-    leave to it.
+    leave to it; a prefix may be anywhere, and leaves all.
     """
     options: dict[str, Any] = {
         "causal": causal, "window": window, "scale": scale, "softcap": softcap, "sinks": sinks, "slots": slots,
     }  # fmt: skip
     T, S, blocks = q.shape[1], k.shape[1], math.ceil(q.shape[1] / block)
     if blocks == 1:
-        return plain(q, k, v, offset=offset, segments=segments, **options)
+        return plain(q, k, v, offset=offset, segments=segments, prefix=prefix, **options)
     if slots is not None or not isinstance(offset, int):
-        return _looped(q, k, v, offset, segments, block=block, options=options)
+        return _looped(q, k, v, offset, segments, prefix, block=block, options=options)
     one = _plain(options) if blocks <= 4 else partial(_looped, block=block, options=options)
     # A loop of one turn is none to the compiler, which then merges the recomputed scores with the first ones.
     span = block if blocks <= 4 else block * max(2, math.ceil(blocks / unrolled))
@@ -170,16 +176,18 @@ def blockwise(
     for start in range(0, T, span):
         stop = min(start + span, T)
         first = max(0, offset + start - window + 1) if window is not None else 0
-        ahead = 0 if causal else S if window is None else window - 1
+        ahead = 0 if causal and prefix is None else S if window is None else window - 1
         last = min(S, offset + stop + ahead)
         seen = None if segments is None else (segments[0][:, start:stop], segments[1][:, first:last])
-        parts.append(one(q[:, start:stop], k[:, first:last], v[:, first:last], offset + start - first, seen))
+        early = None if prefix is None else prefix[:, first:last]
+        parts.append(one(q[:, start:stop], k[:, first:last], v[:, first:last], offset + start - first, seen, early))
     return jnp.concatenate(parts, axis=1)
 
 
 def _looped(
-    q: Array, k: Array, v: Array, offset: Any, segments: Segments | None, *, block: int, options: dict[str, Any]
-) -> Array:
+    q: Array, k: Array, v: Array, offset: Any, segments: Segments | None, prefix: Array | None, *, block: int,
+    options: dict[str, Any],
+) -> Array:  # fmt: skip
     """The blocks of queries in one `lax.map`: compile time and memory stay flat in their number."""
     B, T, H, _ = q.shape
     blocks = math.ceil(T / block)
@@ -190,7 +198,7 @@ def _looped(
 
     def one(xs: tuple[Array, ...]) -> Array:
         seen = None if segments is None else (xs[2], segments[1])
-        return jax.checkpoint(_plain(options))(xs[0], k, v, xs[1], seen)
+        return jax.checkpoint(_plain(options))(xs[0], k, v, xs[1], seen, prefix)
 
     starts = offset + block * jnp.arange(blocks)
     rows = (split(q), starts) if segments is None else (split(q), starts, split(segments[0]))
@@ -198,7 +206,9 @@ def _looped(
 
 
 def _plain(options: dict[str, Any]) -> Callable[..., Array]:
-    return lambda q, k, v, offset, segments: plain(q, k, v, offset=offset, segments=segments, **options)
+    return lambda q, k, v, offset, segments, prefix: plain(
+        q, k, v, offset=offset, segments=segments, prefix=prefix, **options
+    )
 
 
 def split_heads(x: Float[Array, "B S G K"], parts: int) -> Float[Array, "B S F K"]:

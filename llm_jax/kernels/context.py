@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.core.table import UserError, lookup
 from llm_jax.kernels import CONTEXT, attention, fused
@@ -25,6 +25,7 @@ def auto(
     *,
     segments: attention.Segments | None = None,
     sinks: Float[Array, "H"] | None = None,
+    prefix: Bool[Array, "B S"] | None = None,
     **options: Any,
 ) -> Float[Array, "B T H V"]:
     """Return what `attention.plain` returns: with tokens split over devices by the plan's way, else by one device's.
@@ -34,20 +35,21 @@ def auto(
     rows = spec(*HEADS, shape=q.shape)
     follows = k.shape[1] != q.shape[1] or options.keys() & {"offset", "slots"}
     if rows is None or not axes_of(rows[1]) or follows:
-        return fused.auto(q, k, v, segments=segments, sinks=sinks, **options)
+        return fused.auto(q, k, v, segments=segments, sinks=sinks, prefix=prefix, **options)
     parts = plan.current().shards("act_heads", q.shape[2])  # heads that share a key may lie on several devices
     k, v = (place(attention.split_heads(x, parts), *HEADS) for x in (k, v))
-    tokens = None if segments is None else place(segments[0], "batch", "seq")
+    tokens, early = (None if x is None else place(x, "batch", "seq") for x in (segments and segments[0], prefix))
     lone = None if sinks is None else place(sinks, "act_heads")
+    text = spec("batch", "seq", shape=q.shape[:2])
     way = lookup(CONTEXT, plan.current().context_by, "mesh.context_by")
     island = jax.shard_map(
         partial(way, axis=axes_of(rows[1]), **options),
-        in_specs=(rows, rows, rows, spec("batch", "seq", shape=q.shape[:2]), spec("act_heads", shape=q.shape[2:3])),
+        in_specs=(rows, rows, rows, text, spec("act_heads", shape=q.shape[2:3]), text),
         out_specs=rows,
         axis_names=free(),
         check_vma=False,
     )
-    return island(place(q, *HEADS), k, v, tokens, lone)
+    return island(place(q, *HEADS), k, v, tokens, lone, early)
 
 
 def heads(
@@ -56,6 +58,7 @@ def heads(
     v: Float[Array, "B L G V"],
     segments: Int[Array, "B L"] | None = None,
     sinks: Float[Array, "H"] | None = None,
+    prefix: Bool[Array, "B L"] | None = None,
     *,
     axis: Axis,
     **options: Any,
@@ -72,6 +75,8 @@ def heads(
     if segments is not None:
         whole = jax.lax.all_gather(segments, axis, axis=1, tiled=True)
         options["segments"] = (whole, whole)
+    if prefix is not None:
+        options["prefix"] = jax.lax.all_gather(prefix, axis, axis=1, tiled=True)
     if sinks is not None:
         share = sinks.shape[0] // size
         options["sinks"] = jax.lax.dynamic_slice_in_dim(sinks, jax.lax.axis_index(axis) * share, share)

@@ -57,9 +57,10 @@ def cudnn(
 
 
 def _whole(q: Array, k: Array, options: Mapping[str, Any]) -> bool:
-    """Whether queries and keys are those of the same tokens, in order."""
+    """Whether queries and keys are those of the same tokens, in order, and each sees either all or none ahead."""
     offset = options.get("offset", 0)
-    return options.get("slots") is None and isinstance(offset, int) and offset == 0 and q.shape[1] == k.shape[1]
+    ordered = options.get("slots") is None and options.get("prefix") is None
+    return ordered and isinstance(offset, int) and offset == 0 and q.shape[1] == k.shape[1]
 
 
 def _splash(
@@ -128,6 +129,7 @@ def _island(
     sinks: Array | None = None,
     offset: int = 0,
     slots: None = None,
+    prefix: None = None,
     **options: Any,
 ) -> Float[Array, "B T H V"]:
     """Run `kernel` on each device's own rows and heads, as a surrounding `shard_map` has cut them or one of its own."""

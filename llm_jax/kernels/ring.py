@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.kernels.attention import NEGATIVE, visible
 
@@ -29,7 +29,7 @@ Pair = tuple[Any, Any]  # numbers of a part of queries and of a part of keys, st
 class Ring:
     """Who computes what: `size` devices with `length` tokens each, along mesh axes `axis`.
 
-    block: queries whose scores exist at a time, at most.
+    block: queries whose scores exist at a time, at most. ahead: whether queries see a prefix ahead of them.
     """
 
     axis: Axis
@@ -39,17 +39,23 @@ class Ring:
     window: int | None = None
     softcap: float | None = None
     block: int = 512
+    ahead: bool = False
+
+    @property
+    def one_way(self) -> bool:
+        """Whether no token sees a later one."""
+        return self.causal and not self.ahead
 
     @property
     def hops(self) -> int:
         """How often keys move on: no farther than a window reaches."""
-        reach = self.window if self.causal and self.window is not None else self.size * self.length
+        reach = self.window if self.one_way and self.window is not None else self.size * self.length
         return min(self.size - 1, -(-(reach - 1) // self.length))
 
     @property
     def parts(self) -> int:
         """2 in zigzag order, 1 for neighbouring parts: whichever computes fewer scores."""
-        zigzag = self.causal and self.length % 2 == 0 and 2 * self.size + 1 < 4 * (1 + self.hops)
+        zigzag = self.one_way and self.length % 2 == 0 and 2 * self.size + 1 < 4 * (1 + self.hops)
         return 2 if zigzag else 1
 
     @property
@@ -83,6 +89,7 @@ def ring(
     v: Float[Array, "B L G V"],
     segments: Int[Array, "B L"] | None = None,
     sinks: Float[Array, "H"] | None = None,
+    prefix: Bool[Array, "B L"] | None = None,
     *,
     axis: Axis,
     causal: bool = True,
@@ -97,12 +104,13 @@ def ring(
     """
     B, L, H, K = q.shape
     G = k.shape[2]
-    how = Ring(axis, jax.lax.axis_size(axis), L, causal, window, softcap, block)
+    how = Ring(axis, jax.lax.axis_size(axis), L, causal, window, softcap, block, prefix is not None)
     q = q * jnp.asarray(K**-0.5 if scale is None else scale, q.dtype)
     segments = jnp.ones((B, L), jnp.int32) if segments is None else segments
     q, k, v, segments = (_parts(x, how) for x in (q, k, v, segments))
+    early = None if prefix is None else _parts(prefix, how)
     q = q.reshape(*q.shape[:3], G, H // G, K).transpose(0, 1, 3, 4, 2, 5)
-    mixed, log_z = _attend(q, k.swapaxes(2, 3), v.swapaxes(2, 3), segments, how)
+    mixed, log_z = _attend(q, k.swapaxes(2, 3), v.swapaxes(2, 3), segments, early, how)
     if sinks is not None:
         mixed = mixed * jax.nn.sigmoid(log_z - sinks.astype(jnp.float32).reshape(G, H // G, 1))[..., None]
     mixed = mixed.astype(v.dtype).transpose(0, 1, 4, 2, 3, 5)
@@ -135,25 +143,26 @@ def _owners(size: int, first: int) -> list[tuple[int, int]]:
     return [(device, min(chunk, 2 * size - 1 - chunk)) for device, chunk in chunks]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
 def _attend(
     q: Float[Array, "P B G R C K"],
     k: Float[Array, "P B G C K"],
     v: Float[Array, "P B G C V"],
     segments: Int[Array, "P B C"],
+    prefix: Bool[Array, "P B C"] | None,
     how: Ring,
 ) -> tuple[Float[Array, "P B G R C V"], Float[Array, "P B G R C"]]:
     """Return attention in float32, and the log of the sum of the weights."""
-    return _forward(q, k, v, segments, how)[0]
+    return _forward(q, k, v, segments, prefix, how)[0]
 
 
-def _forward(q: Array, k: Array, v: Array, segments: Array, how: Ring) -> Any:
+def _forward(q: Array, k: Array, v: Array, segments: Array, prefix: Array | None, how: Ring) -> Any:
     def visit(kept: Any, gone: Any, keys: Any, start: Callable[..., Any], pair: Pair) -> Any:
         i, j = pair
         mixed, log_z = kept
 
         def block(xs: tuple[Array, ...]) -> tuple[Array, Array]:
-            scores, _ = _scores(xs[0], keys[0][j], start(*pair) + xs[2], (xs[1], keys[2][j]), how)
+            scores, _ = _scores(xs[0], keys, j, start(*pair) + xs[2], xs[1], how)
             top = scores.max(-1, keepdims=True)
             weights = jnp.exp(scores - top)
             sums = weights.sum(-1, keepdims=True)
@@ -168,12 +177,12 @@ def _forward(q: Array, k: Array, v: Array, segments: Array, how: Ring) -> Any:
         return (mixed.at[i].set(old * mixed[i] + new * more), log_z.at[i].set(total)), gone
 
     nothing = jnp.zeros((*q.shape[:-1], v.shape[-1]), jnp.float32), jnp.full(q.shape[:-1], 2 * NEGATIVE, jnp.float32)
-    (mixed, log_z), _ = _around(how, visit, nothing, (k, v, segments), ())
-    return (mixed, log_z), (q, k, v, segments, mixed, log_z)
+    (mixed, log_z), _ = _around(how, visit, nothing, (k, v, segments, prefix), ())
+    return (mixed, log_z), (q, k, v, segments, prefix, mixed, log_z)
 
 
-def _backward(how: Ring, saved: tuple[Array, ...], d: tuple[Array, Array]) -> tuple[Array, Array, Array, None]:
-    q, k, v, segments, mixed, log_z = saved
+def _backward(how: Ring, saved: tuple[Array, ...], d: tuple[Array, Array]) -> tuple[Array, Array, Array, None, None]:
+    q, k, v, segments, prefix, mixed, log_z = saved
     along = (d[0] * mixed).sum(-1) - d[1]
     d_mixed = d[0].astype(v.dtype)
 
@@ -183,7 +192,7 @@ def _backward(how: Ring, saved: tuple[Array, ...], d: tuple[Array, Array]) -> tu
 
         def block(totals: tuple[Array, Array], xs: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
             q, own, first, d_mixed, log_z, along = xs
-            scores, slope = _scores(q, key, start(*pair) + first, (own, keys[2][j]), how)
+            scores, slope = _scores(q, keys, j, start(*pair) + first, own, how)
             weights = jnp.exp(scores - log_z[..., None])
             d_weights = jnp.einsum("bgrtv,bgsv->bgrts", d_mixed, value, preferred_element_type=jnp.float32)
             d_scores = (weights * (d_weights - along[..., None]) * slope).astype(q.dtype)
@@ -199,8 +208,8 @@ def _backward(how: Ring, saved: tuple[Array, ...], d: tuple[Array, Array]) -> tu
         return dq.at[i].add(_joined(blocks, 3)), (gone[0].at[j].set(dk), gone[1].at[j].set(dv))
 
     zeros = [jnp.zeros(x.shape, jnp.float32) for x in (q, k, v)]
-    dq, (dk, dv) = _around(how, visit, zeros[0], (k, v, segments), (zeros[1], zeros[2]))
-    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None
+    dq, (dk, dv) = _around(how, visit, zeros[0], (k, v, segments, prefix), (zeros[1], zeros[2]))
+    return dq.astype(q.dtype), dk.astype(k.dtype), dv.astype(v.dtype), None, None
 
 
 _attend.defvjp(_forward, _backward)
@@ -238,15 +247,21 @@ def _around(how: Ring, visit: Callable[..., Any], kept: Any, keys: Any, gone: An
     return kept, move(gone, how.size - last) if last else gone
 
 
-def _scores(q: Array, k: Array, offset: Array, segments: tuple[Array, Array], how: Ring) -> tuple[Array, Array | float]:
-    """Return float32 scores [B,G,R,T,S] of scaled queries, NEGATIVE where not seen, and the slope of the soft cap."""
+def _scores(q: Array, keys: Any, part: Any, offset: Array, own: Array, how: Ring) -> tuple[Array, Array | float]:
+    """Return float32 scores [B,G,R,T,S] of scaled queries, NEGATIVE where not seen, and the slope of the soft cap.
+
+    keys: what goes round, of which `part` is asked for. own: segments of the queries.
+    """
+    k, segments, prefix = keys[0][part], keys[2][part], None if keys[3] is None else keys[3][part]
     scores = jnp.einsum("bgrtk,bgsk->bgrts", q, k, preferred_element_type=jnp.float32)
     slope: Array | float = 1.0
     if how.softcap is not None:
         capped = jnp.tanh(scores / how.softcap)
         scores, slope = how.softcap * capped, 1 - capped * capped
     T, S = scores.shape[-2:]
-    seen: Any = visible(T, S, causal=how.causal, offset=offset, segments=segments, window=how.window)
+    seen: Any = visible(
+        T, S, causal=how.causal, offset=offset, segments=(own, segments), window=how.window, prefix=prefix
+    )
     return jnp.where(seen, scores, NEGATIVE), slope
 
 

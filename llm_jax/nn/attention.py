@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.tree_util import register_dataclass
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.core.table import lookup
 from llm_jax.core.types import Batch
@@ -22,22 +22,29 @@ from llm_jax.nn.norm import RmsNorm
 from llm_jax.nn.rotary import rotate
 
 
-@partial(register_dataclass, data_fields=["positions", "segments"], meta_fields=["prompt"])
+@partial(register_dataclass, data_fields=["positions", "segments", "prefix"], meta_fields=["prompt"])
 @dataclass(frozen=True)
 class Context:
     """Where the tokens of a batch stand.
 
     positions: within their segment, [B,T]. segments: 0 is padding; None when every row is one text.
     prompt: with a cache, whether these tokens are the first ones, which then need to see only each other.
+    prefix: the first tokens of texts, which causal attention reads in both directions; None where there are none.
     """
 
     positions: Int[Array, "B T"]
     segments: Int[Array, "B T"] | None
     prompt: bool = False
+    prefix: Bool[Array, "B T"] | None = None
 
     def real(self) -> Array:
         """Which tokens are no padding, bool [B,T]."""
         return jnp.ones(self.positions.shape, bool) if self.segments is None else self.segments > 0
+
+    def among(self) -> dict[str, Any]:
+        """What the kernels of attention ask of tokens that see only each other: segments, and a prefix if there is."""
+        options: dict[str, Any] = {"segments": None if self.segments is None else (self.segments, self.segments)}
+        return options if self.prefix is None else options | {"prefix": self.prefix}
 
     def lengths(self) -> Int[Array, "B T"]:
         """How long the text of each token is so far: one more than the position of its segment's last token."""
@@ -56,7 +63,9 @@ def context(batch: Batch, cache: Past | None = None, *, prompt: bool = False) ->
             counted = counted + cache.position[:, None]
         positions = counted if segments is None else counted - _starts(place(jnp.asarray(segments), "batch", None))
         positions = place(positions, "batch", "seq")
-    return Context(positions, None if segments is None else jnp.asarray(segments), prompt)
+    prefix = batch.get("prefix")
+    segments, prefix = (None if x is None else jnp.asarray(x) for x in (segments, prefix))
+    return Context(positions, segments, prompt, None if prefix is None else prefix > 0)
 
 
 def _starts(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:
@@ -126,10 +135,10 @@ class SelfAttention(nn.Module):
         lengths: Any = where.lengths() if changing else None
         q, turned = self._turn(q, where.positions, lengths), self._turn(k, where.positions, lengths)
         kept = k if changing else turned
-        attention, segments = self._attention(), where.segments
+        attention = self._attention()
         if cache is None or where.prompt:
             cache = cache and cache.write(layer, kept, v, self.window)
-            return attention(q, turned, v, segments=None if segments is None else (segments, segments)), cache
+            return attention(q, turned, v, **where.among()), cache
         cache, past = cache.follow(layer, kept, v, self.window)
         keys = self._turn(past.keys, past.positions, lengths[:, -1:]) if changing else past.keys
         seen = (jnp.ones(q.shape[:2], jnp.int32), past.valid.astype(jnp.int32))

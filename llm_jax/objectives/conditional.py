@@ -1,8 +1,16 @@
 """What the objectives share that write a text from another: which models fit, and ranges of their options."""
 
-from llm_jax.core import checks
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import partial_eval
+
+from llm_jax.core import checks, tree
 from llm_jax.core.table import UserError
-from llm_jax.core.types import Conditional, Model
+from llm_jax.core.types import Array, Conditional, Decodes, Model, Params
+from llm_jax.mesh.plan import Plan
 
 
 def check_source(name: str, model: Model) -> None:
@@ -13,6 +21,42 @@ def check_source(name: str, model: Model) -> None:
             f"or bart), which model.name={type(model).__name__.lower()!r} is not; "
             "'causal' and 'prefix' fit every decoder"
         )
+
+
+def check_prefix(model: Model) -> None:
+    """Refuse a model that would read a prefix from left to right though it is asked to do so in both directions.
+
+    Raises:
+        UserError: it is no decoder, or what it computes does not depend on `prefix`.
+    """
+    family: Any = _family(model)
+    decoder = isinstance(family, Decodes) and not isinstance(family, Conditional)
+    if decoder and _heeds_prefix(family):
+        return
+    raise UserError(
+        "objective.bidirectional=True needs a decoder whose attention may see ahead, such as llama or gpt2, which "
+        f"model.name={type(family).__name__.lower()!r} is not; leave it out, or set objective.encoded=True "
+        "where it is an encoder-decoder"
+    )
+
+
+@cache
+def _heeds_prefix(model: Any) -> bool:
+    """Whether the hidden states of a batch depend on its `prefix`: what they do not is dead code of the trace."""
+    shapes = {path: jax.ShapeDtypeStruct(d.shape, d.dtype) for path, d in model.declarations().items()}
+
+    def hidden(prefix: Array, params: Params) -> Array:
+        return model.apply(params, {"tokens": jnp.zeros((1, 4), jnp.int32), "prefix": prefix}).hidden
+
+    with Plan(unrolled=0).active():
+        traced = jax.make_jaxpr(hidden)(jax.ShapeDtypeStruct((1, 4), bool), tree.unflatten(shapes)).jaxpr
+    used: list[bool] = partial_eval.dce_jaxpr(traced, [True])[1]
+    return used[0]
+
+
+def _family(model: Any) -> Any:
+    """The member of `MODELS` that a model is, whatever is round it."""
+    return _family(model.base) if hasattr(model, "base") else model
 
 
 def check_corruption(*, rate: float, mean_span: float, sentinels: int) -> None:

@@ -20,7 +20,7 @@ class Several:
 
     tasks: a list of {"name", "weight" (1), and the options of that objective}. Every task reads every row. The
     fields of the first stand in the batch as they are, so that it is what evaluation reads; those of task i are
-    called "i/FIELD". Ids that a task adds come after those of the tasks before it.
+    called "i/FIELD"; prompts are read as it reads them. Ids that a task adds come after those of the tasks before it.
     """
 
     tasks: tuple[Any, ...] = ()
@@ -34,6 +34,11 @@ class Several:
     def extra_tokens(self) -> int:
         """The ids that all tasks add."""
         return sum(_extra(objective) for _, _, objective in self._members())
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether the first task reads prefixes, and so prompts, in both directions."""
+        return bool(getattr(self._members()[0][2], "bidirectional", False))
 
     def transform(self, words: Tokenizer, seq_len: int, seed: int) -> Transform:
         """Return what makes the fields of every task of each row."""

@@ -33,7 +33,7 @@ from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
 from llm_jax.run.parts import learning
 from llm_jax.run.parts.compression import Prune
-from llm_jax.run.parts.models import ANY_VOCABULARY, exportable, form, longest_text, model, objective
+from llm_jax.run.parts.models import ANY_VOCABULARY, alike_abroad, exportable, form, longest_text, model, objective
 from llm_jax.run.parts.privacy import accountant
 from llm_jax.run.targets import Launch
 from llm_jax.text import tokenizers
@@ -119,6 +119,8 @@ def check(config: Config) -> tuple[Sections, Plan]:
     built = model(config, vocab_size=ANY_VOCABULARY)
     if parts.export.every and hasattr(objective(config), "head"):
         exportable(parts.export, values, built)
+    if parts.export.every:
+        alike_abroad(built)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches

@@ -55,6 +55,8 @@ def both(one, other, T, S=None, rtol=2e-5, **heads):
         {"softcap": 2.0, "scale": 0.7},
         {"segments": 3},
         {"segments": 3, "window": 11, "softcap": 2.0},
+        {"prefix": 2},
+        {"prefix": 2, "segments": 3, "window": 11, "softcap": 2.0},
         {"window": 11, "sinks": np.array([-1.0, 0.0, 2.0, 5.0], np.float32)},
     ],
     ids=lambda o: " ".join(o) or "causal",
@@ -64,6 +66,8 @@ def test_blockwise_is_plain(blocks, options):
     if "segments" in options:
         numbers = packed(2, T, options["segments"])
         options = options | {"segments": (numbers, numbers)}
+    if "prefix" in options:
+        options = options | {"prefix": np.arange(T) < np.array([[T // 2 + 3], [T - 2]])}
     both(lambda *x: blockwise(*x, block=8, **options), lambda *x: plain(*x, **options), T)
 
 
@@ -73,6 +77,19 @@ def test_a_window_without_causality_reaches_as_far_ahead_as_back():
     wanted = jax.nn.dot_product_attention(q, k, v, mask=near[None, None])
     for found in (plain(q, k, v, causal=False, window=4), blockwise(q, k, v, causal=False, window=4, block=8)):
         np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_keys_of_a_prefix_are_seen_from_before_them(window):
+    """By JAX's formula with the mask spelled out: of the same text, and no farther off than the window."""
+    q, k, v, _ = arrays(23, G=4)
+    early, texts = np.arange(23) < np.array([[9], [20]]), packed(2, 23, 2)
+    apart = np.arange(23)[:, None] - np.arange(23)
+    seen = (apart >= 0) | (early[:, None] & early[:, :, None])
+    seen = seen & (np.abs(apart) < (window or 23)) & (texts[:, :, None] == texts[:, None])
+    wanted = jax.nn.dot_product_attention(q, k, v, mask=seen[:, None])
+    found = plain(q, k, v, window=window, segments=(texts, texts), prefix=early)
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
 def formula(q, k, v, *, allowed, scale=6**-0.5, softcap=None):

@@ -89,11 +89,17 @@ def test_cudnn_is_asked_only_for_what_it_can(options, asked, monkeypatch):
 
 
 @pytest.mark.parametrize("kernel", [splash, cudnn])
-def test_a_cache_or_an_odd_length_goes_to_blockwise(kernel):
+def test_a_cache_a_prefix_or_an_odd_length_goes_to_blockwise(kernel):
     """As does splash, without the interpreter: on CPU it would fail."""
     one, odd = Q[:, 9:10], (Q[:, :130], K[:, :130], V[:, :130])
     slots = np.arange(T)
-    for arguments, options in (((one, K, V), {"offset": 9}), ((Q, K, V), {"slots": slots}), (odd, {})):
+    early = {"prefix": slots < np.array([[50], [200]])}
+    for arguments, options in (
+        ((one, K, V), {"offset": 9}),
+        ((Q, K, V), {"slots": slots}),
+        (odd, {}),
+        ((Q, K, V), early),
+    ):
         found, expected = (jax.jit(partial(f, **options))(*arguments) for f in (kernel, plain))
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 

@@ -18,6 +18,7 @@ rng = np.random.default_rng(7)
 SINKS = rng.normal(size=H).astype(np.float32)
 ENDS = np.sort(rng.integers(1, T, (B, 3)), axis=1)
 TEXTS = ((1 + (np.arange(T)[None, :, None] >= ENDS[:, None, :]).sum(-1)) % 4).astype(np.int32)  # three, and padding
+EARLY = np.arange(T) < np.array([[3], [20], [T], [41]])
 
 OPTIONS = {
     "causal": {},
@@ -28,6 +29,8 @@ OPTIONS = {
     "softcap scale": {"softcap": 2.0, "scale": 0.7},
     "segments": {"segments": (TEXTS, TEXTS)},
     "sinks": {"sinks": SINKS},
+    "prefix": {"prefix": EARLY},
+    "prefix window": {"prefix": EARLY, "segments": (TEXTS, TEXTS), "window": 19},
     "everything": {"segments": (TEXTS, TEXTS), "window": 19, "softcap": 1.5, "sinks": SINKS, "scale": 0.5},
 }
 PLANS = {
@@ -62,7 +65,7 @@ def agree(layout, way, options, *, operands, rtol=1e-5):
 @pytest.mark.rotates(3)
 @pytest.mark.parametrize(
     ("name", "option"),
-    [(n, o) for n in PLANS for o in OPTIONS if n == "ring8" or o in ("all window", "everything")],
+    [(n, o) for n in PLANS for o in OPTIONS if n == "ring8" or o in ("all window", "prefix window", "everything")],
 )
 def test_split_attention_is_plain_attention(name, option):
     sizes, by = PLANS[name]

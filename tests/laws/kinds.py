@@ -15,6 +15,7 @@ def _inside(*rooms):
 
 KINDS = {
     "all": sorted(MODELS),
+    "attending": _inside("decoder", "gemma", "moe"),  # to earlier tokens, and in a prefix to later ones
     "causal": _outside("encoder", "latent"),  # continues a text: no token depends on a later one
     "counted": _inside("classical"),  # parameters are counts or probabilities, which no gradient changes
     "decoder": _outside("classical", "encoder", "latent"),  # causal, and trained by gradients

@@ -80,11 +80,11 @@ def alone(family):
     return model, params, (float(value), jax.tree.map(np.asarray, gradient))
 
 
-def on(place, model, params):
+def on(place, model, params, batch=BATCH):
     """(loss, gradient, compiled text) with params, gradient and batch laid out by a plan."""
     with place.active():
         shardings, kept = (tree.unflatten(of(model.declarations())) for of in (place.shardings, place.state_shardings))
-        placed, batch = jax.device_put(params, shardings), to_devices(BATCH, 8)
+        placed, batch = jax.device_put(params, shardings), to_devices(batch, 8)
         step = jax.jit(loss(model), out_shardings=(None, kept)).lower(placed, batch).compile()
         value, gradient = step(placed, batch)
         return value, jax.tree.map(np.asarray, gradient), step.as_text()

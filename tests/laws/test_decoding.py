@@ -40,7 +40,7 @@ def test_cached_is_whole(model, params):
         cached_is_whole(model, params, "stacked")
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("causal")
 @pytest.mark.parametrize("layout", ["unstacked", "scanned"])
 def test_cached_is_whole_however_layers_lie(model, params, layout):
@@ -77,7 +77,7 @@ WINDOW = 3
 WINDOWED = ("gemma2", "gemma3", "gpt_oss", "mistral", "mixtral", "phi3")
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.parametrize(
     ("family", "layout"),
     [*((family, "unstacked") for family in WINDOWED), ("gemma2", "scanned"), ("mistral", "scanned")],
@@ -132,7 +132,7 @@ def test_every_family_with_windows_is_tested(model, family):
     assert hasattr(model, "window") == (family in WINDOWED)
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("causal")
 def test_a_prompt_without_segments_is_all_text(model, params):
     @jax.jit
@@ -144,7 +144,7 @@ def test_a_prompt_without_segments_is_all_text(model, params):
     jax.tree.map(close, read(params, {"tokens": TEXT}), read(params, spelled))
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("decoder")
 def test_gradients_do_not_depend_on_the_layout(model, params):
     """Layers one by one or in one stack: the same gradient, leaf by leaf."""

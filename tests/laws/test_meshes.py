@@ -36,7 +36,7 @@ def test_a_plan_changes_no_loss_and_no_gradient(family, text):
     assert any(op in found[2] for op in ("all-reduce", "all-gather"))  # it was not one device eight times
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 def test_no_array_is_gathered_in_silence(family):
     """Which Explicit axes turn into an error."""
@@ -53,7 +53,7 @@ def test_tokens_travel_where_experts_are_split(family):
     assert "all-to-all" in found[2]
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
 def test_a_mesh_of_one_device_is_no_mesh(family, kind):
@@ -64,7 +64,7 @@ def test_a_mesh_of_one_device_is_no_mesh(family, kind):
     agree(on(one, model, params), expected)
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 @over(("data8", "fsdp8", "fsdp2 tensor4", "data2 expert4", "data2 fsdp2 tensor2"))
 def test_initial_values_are_the_same_bits_on_every_plan(model, text):
@@ -80,7 +80,7 @@ def test_initial_values_are_the_same_bits_on_every_plan(model, text):
     assert any(not s.is_fully_replicated for s in shardings.values()) or "8" in text or "expert" in text
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 def test_params_and_activations_are_split_over_the_mesh(model, params):
     """Of 2x2x2 devices each holds a quarter of every large matrix, and the batch in quarters."""
@@ -97,7 +97,7 @@ def test_params_and_activations_are_split_over_the_mesh(model, params):
     assert logits.sharding.shard_shape(logits.shape) == (2, 12, 20)
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("decoder")
 @over(("data8", "fsdp8", "tensor8", "data2 tensor4", "fsdp2 tensor4", "data2 expert4", "data2 fsdp2 tensor2"))
 def test_cached_decoding_agrees_on_every_plan(model, params, text):

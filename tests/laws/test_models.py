@@ -44,21 +44,21 @@ def trees_close(first, second):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max() + 1e-6 * largest, err_msg=path)
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 def test_tokens_alone_give_float32_logits(model, params):
     out = logits(model)(params, {"tokens": TOKENS})
     assert out.shape == (2, 12, model.vocab_size) and out.dtype == jnp.float32
     assert np.isfinite(out).all()
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 def test_int64_tokens_of_numpy_are_legal(model, params):
     out = logits(model)(params, {"tokens": TOKENS})
     for same in ({"tokens": TOKENS.astype(np.int64)}, {"tokens": jnp.asarray(TOKENS)}):
         np.testing.assert_array_equal(logits(model)(params, same), out)
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("decoder")
 def test_no_hidden_state_depends_on_a_later_token(model, params):
     """By gradient: all tokens differ, so that a row of the embedding table belongs to one place of the text."""
@@ -115,7 +115,7 @@ def test_packing_and_padding_change_no_logit(model, params):
     close(out["split from its start"][10:], alone_b[:2])
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 def test_default_segments_and_positions_are_those_of_one_text(model, params):
     spelled = {
         "tokens": TOKENS,
@@ -125,12 +125,12 @@ def test_default_segments_and_positions_are_those_of_one_text(model, params):
     close(logits(model)(params, spelled), logits(model)(params, {"tokens": TOKENS}))
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 def test_jitted_is_eager(model, params):
     close(logits(model)(params, {"tokens": TOKENS}), model.apply(params, {"tokens": TOKENS}).logits)
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 def test_scanned_is_unrolled(make, draw):
     """With dropout too: the same draws in the same layers."""
@@ -142,7 +142,7 @@ def test_scanned_is_unrolled(make, draw):
     trees_close({"all": results[0]}, {"all": results[1]})
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 def test_the_program_of_scanned_layers_does_not_grow_with_their_number(make):
     def length(layers):
@@ -154,7 +154,7 @@ def test_the_program_of_scanned_layers_does_not_grow_with_their_number(make):
     assert length(6) == length(12)  # whole repeats of every pattern
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 def test_what_is_recomputed_changes_no_gradient(model, params):
     results = {}
@@ -165,7 +165,7 @@ def test_what_is_recomputed_changes_no_gradient(model, params):
         trees_close({"all": found}, {"all": results["none"]})
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 def test_dropout_needs_a_key_and_follows_it(make, draw):
     model = make(dropout=0.5)
@@ -178,7 +178,7 @@ def test_dropout_needs_a_key_and_follows_it(make, draw):
     assert not np.allclose(first, without) and not np.allclose(first, other)
 
 
-@pytest.mark.rotates(8)
+@pytest.mark.rotates(12)
 @pytest.mark.of("deep")
 def test_bfloat16_stays_near_float32(model, params):
     def both(params, batch):

@@ -24,6 +24,7 @@ CASES = {
     "ul2": {},
     "denoising": {},
     "prefix": {},
+    "prefix-bidirectional": {"bidirectional": True},
     "prefix-encoded": {"encoded": True},
     "several": {"tasks": ({"name": "span"}, {"name": "denoising", "weight": 0.5}, {"name": "span", "sentinels": 30})},
 }

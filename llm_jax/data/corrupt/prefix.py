@@ -3,6 +3,7 @@
 import numpy as np
 
 from llm_jax.data.corrupt.rows import Texts
+from llm_jax.data.features import Fields
 
 
 def cut(random: np.ndarray, sizes: np.ndarray) -> np.ndarray:
@@ -22,3 +23,13 @@ def halves(text: Texts, given: np.ndarray) -> tuple[Texts, Texts]:
     rest = text.sizes - given
     moved = np.where(np.arange(T) < rest[:, None], np.take_along_axis(text.ids, at, 1), 0)
     return Texts(first.astype(np.int32), given), Texts(moved.astype(np.int32), rest)
+
+
+def before_targets(fields: Fields) -> np.ndarray:
+    """Return which tokens stand before a row's first target with weight, that which predicts it included, bool [B,T].
+
+    fields: weights [B,T], maybe segments; padding is in no prefix.
+    """
+    counted = fields["weights"] > 0
+    before: np.ndarray = np.cumsum(counted, 1) - counted == 0
+    return before & (fields["segments"] > 0) if "segments" in fields else before

@@ -93,12 +93,12 @@ class LatentAttention(nn.Module):
 
     def _expanded(self, q, q_turned, latent, key, expand, where) -> Float[Array, "B T H V"]:
         """Attention of tokens that see only each other, by keys and values of every head."""
-        N, segments = self.nope_dim, None if where.segments is None else (where.segments, where.segments)
+        N = self.nope_dim
         keys_values = linear(latent, expand, out=HEADS)
         everywhere = place(jnp.broadcast_to(key, (*key.shape[:2], self.num_heads, self.rope_dim)), *HEADS)
         k = named(jnp.concatenate([keys_values[..., :N], everywhere], axis=-1), "key")
         q = jnp.concatenate([q, q_turned], axis=-1)
-        return self._attention()(q, k, named(keys_values[..., N:], "value"), segments=segments)
+        return self._attention()(q, k, named(keys_values[..., N:], "value"), **where.among())
 
     def _folded(self, q, q_turned, expand, cache, layer) -> Float[Array, "B T H V"]:
         """Attention to the cache: q · (E c) = (Eᵀ q) · c, so that latent vectors are keys and values of one head."""

@@ -147,8 +147,9 @@ def described(
     """Return what an export needs to know beside the arrays.
 
     Raises:
-        UserError: `transformers` has no such head for labels.
+        UserError: other programs would read it otherwise, or `transformers` has no such head for labels.
     """
+    models.alike_abroad(model)
     family, shapes = values["model"]["name"], {path: d.shape for path, d in model.declarations().items()}
     head, model = (models.abroad(values, model), model.base) if isinstance(model, Headed) else (None, model)
     about = read_json(workdir.run).get("imported", {}) if workdir.run.exists() else {}

@@ -8,6 +8,7 @@ from llm_jax.adapt.adapted import Adapted, adapted
 from llm_jax.adapt.headed import KERNEL, Headed
 from llm_jax.adapt.pack import Packing
 from llm_jax.adapt.packed import packed
+from llm_jax.adapt.prefixed import Prefixed
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Model, Objective
 from llm_jax.data.examples import forms
@@ -32,7 +33,10 @@ def model(config: Config, *, vocab_size: int) -> Model:
         values["vocab_size"] = vocab_size + getattr(objective(config), "extra_tokens", 0)
     if values.get("max_positions", 0) is None:
         values["max_positions"] = longest_text(config)
-    return adaptation(config, headed(config, construct(cls, values)))
+    plain = construct(cls, values)
+    if getattr(objective(config), "bidirectional", False):
+        plain = Prefixed(plain)
+    return adaptation(config, headed(config, plain))
 
 
 def headed(config: Config, plain: Model) -> Model:
@@ -59,6 +63,19 @@ def exportable(section: sections.Export, values: Mapping[str, Any], model: Model
             "that are learnt by gradients; set 0"
         )
     abroad(values, plain)
+
+
+def alike_abroad(model: Model) -> None:
+    """Refuse to export a model that other programs would not read as it was trained.
+
+    Raises:
+        UserError: it reads prompts in both directions.
+    """
+    if isinstance(model.base if isinstance(model, Adapted) else model, Prefixed):
+        raise UserError(
+            "this model learnt to read prompts in both directions (objective.bidirectional=True), and other programs "
+            "read them from left to right; go on with objective.bidirectional=False by init_from, and export that"
+        )
 
 
 def abroad(values: Mapping[str, Any], model: Headed) -> Head:
