@@ -4,6 +4,7 @@
 # make test-laws    every law over every family, and what else `make test` has a sample of
 # make test-mesh    every plan of the table with every family (make test has a sample)
 # make meshes       measure benchmarks/MESHES.md anew: by how much each plan changes each family's gradient
+# make gpu_compiler fetch XLA's compiler for GPUs that are not here, for `plan`: a gigabyte
 # make families     measure the README's table of families anew
 # make compression  measure benchmarks/COMPRESSION.md anew: smaller models of the first run
 # PYTHON=python3.12 make test   the same on another Python
@@ -16,12 +17,13 @@ READY := $(VENV)/ready-$(VERSION)
 DEV := $(VENV)/dev-$(VERSION)
 ORACLES := $(VENV)/oracles-$(VERSION)
 PLAN := $(VENV)/plan-$(VERSION)
+GPU := $(VENV)/gpu-$(VERSION)
 INTEROP := $(VENV)/interop-$(VERSION)
 WORKDIR ?= runs/quickstart
 CHAT ?= runs/smollm2
 
 .PHONY: quickstart chat test test-laws test-mesh test-oracles test-plan test-faults golden families meshes compression format venv dev \
-  oracles bench clean
+  oracles gpu_compiler bench clean
 
 quickstart: $(READY)
 	$(BIN)/python -m llm_jax train --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -37,6 +39,8 @@ venv: $(READY)
 dev: $(DEV)
 
 oracles: $(ORACLES)
+
+gpu_compiler: $(GPU)
 
 test: $(DEV)
 	$(BIN)/ruff format --check llm_jax configs experiments tests benchmarks
@@ -55,7 +59,7 @@ test-mesh: $(DEV)
 test-oracles: $(ORACLES)
 	$(BIN)/pytest -m oracle tests
 
-test-plan: $(PLAN)
+test-plan: $(PLAN) $(GPU)
 	$(BIN)/pytest -m plan tests/planning
 
 test-faults: $(DEV)
@@ -116,6 +120,11 @@ $(DEV): $(READY) requirements-dev.txt requirements-data.txt requirements-interop
 
 $(PLAN): $(DEV) requirements-plan.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-plan.txt
+	@touch $@
+
+$(GPU): $(READY) requirements-plan-gpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/gpu_compiler \
+	  -r requirements-plan-gpu.txt
 	@touch $@
 
 $(ORACLES): $(DEV) requirements-oracles.txt requirements-reasoning.txt

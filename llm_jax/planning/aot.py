@@ -42,7 +42,7 @@ def compiled(
         "config": config.values, "workload": asdict(workload),
     }  # fmt: skip
     text = json.dumps(request, sort_keys=True)
-    folder = cache_directory() / hashlib.sha256((text + _code()).encode()).hexdigest()[:24]
+    folder = cache_directory() / hashlib.sha256((text + _code(topology)).encode()).hexdigest()[:24]
     answer = folder / "answer.json"
     if not answer.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,15 +71,28 @@ def check_compiler(topology: Topology) -> None:
             raise UserError(
                 "no TPU compiler is installed: pip install -r requirements-plan.txt, or give --analytic for formulas"
             )
-    elif topology.chip_name not in TARGETS or importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
-        raise UserError(f"no compiler for {topology.chip_name} is installed; give --analytic for formulas")
+    elif topology.chip_name not in TARGETS or gpu_compiler() is None:
+        raise UserError(
+            f"no compiler for {topology.chip_name} is installed (make gpu_compiler); give --analytic for formulas"
+        )
+
+
+def gpu_compiler() -> Path | None:
+    """Return the folder of XLA's compiler for GPUs, None where there is none.
+
+    It stands beside the environment's packages, not among them: jax asks each plugin that it finds for devices, and
+    this one complains when there is no driver.
+    """
+    places = (Path(sys.prefix) / "gpu_compiler", *map(Path, sys.path))
+    return next((place for place in places if (place / "jax_plugins" / "xla_cuda12").is_dir()), None)
 
 
 def _run(folder: Path, topology: Topology, timeout: float) -> None:
+    places = [str(PACKAGE.parent), *([str(gpu_compiler())] if topology.chip_name in TARGETS else []), *sys.path]
     environment = {
         **os.environ, "JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-16", "TPU_STDERR_LOG_LEVEL": "3",
-        "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(["", str(PACKAGE.parent), *sys.path]).strip(":"),
+        "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": os.pathsep.join(places),
         "XLA_FLAGS": FLAGS if topology.chip_name in TARGETS else "",
     }  # fmt: skip
     if topology.chip_name in TARGETS:
@@ -104,7 +117,7 @@ def last_words(text: str) -> str:
     return next((line for line in fatal if line), lines[-1])
 
 
-def _code() -> str:
+def _code(topology: Topology) -> str:
     """A digest of all code that a step is made of, and the versions of the compilers: other code is another program."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -116,4 +129,7 @@ def _code() -> str:
             digest.update(version(name).encode())
         except PackageNotFoundError:
             digest.update(b"-")
+    beside = gpu_compiler() if topology.chip_name in TARGETS else None
+    for name in sorted(path.name for path in beside.glob("*.dist-info")) if beside else ():
+        digest.update(name.encode())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llm_jax.planning.hlo import Instruction, Program, called, type_bytes
+from llm_jax.planning.hlo import Instruction, Program, called, parts, type_bytes
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "ragged-all-to-all")
 SCATTERED = {"all-reduce-scatter": "reduce-scatter"}  # its all-reduce has the whole as its result
@@ -92,11 +92,10 @@ def sent(kind: str, whole: float, size: int) -> float:
 
 
 def _whole(line: Instruction, kind: str, size: int) -> float:
-    if line.op.endswith("-start") and line.result.startswith("((") and kind == "all-gather":
-        return line.result_bytes * size / (size + 1)  # its result holds the operands too
-    if line.op.endswith("-start") and kind in ("all-gather", "collective-permute") and line.result.startswith("("):
-        return line.result_bytes * (size / (size + 1) if kind == "all-gather" else 0.5)
-    return line.result_bytes * (size if kind == "reduce-scatter" else 1)
+    result = line.result
+    if line.op.endswith("-start") and kind != "all-reduce" and result.startswith("("):
+        result = parts(result)[1]  # what is begun holds the operands too, and these come first
+    return type_bytes(result) * (size if kind == "reduce-scatter" else 1)
 
 
 def groups(text: str, devices: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import Any
 from llm_jax.core.table import UserError
 from llm_jax.planning import analytic, aot, collectives, failures, hlo, roofline
 from llm_jax.planning.roofline import Times, Work
-from llm_jax.planning.topology import LIBTPU, Topology
+from llm_jax.planning.topology import LIBTPU, TARGETS, Topology
 from llm_jax.planning.workload import Workload
 from llm_jax.run.config import Config
 
@@ -47,11 +47,15 @@ def by_compiler(config: Config, w: Workload, topology: Topology, *, exact: bool,
     }  # fmt: skip
     # The peak leaves out arguments that are given away; with it they are all that lives at once.
     total = max(answer["peak_bytes"], answer["argument_bytes"] + answer["temporary_bytes"])
-    plan = _plan(w, topology, work, kinds, scale * total, source="compiler" if exact else "compiler at O1")
+    source = "compiler" if exact else "compiler at O1"
+    if answer["without_cudnn"]:
+        source += ", which lacks cuDNN: attention is by blocks"
+    plan = _plan(w, topology, work, kinds, scale * total, source=source)
     return plan | {
         "compile_seconds": round(answer["compile_s"], 1), "compiler_peak_bytes": answer["peak_bytes"],
         "host_bytes": answer["host_bytes"],
         "compiler_flops_loops_once": answer["compiler_flops"],
+        "product_flops": program.product_flops() if topology.chip_name in TARGETS else None,
         "largest": [{"type": t, "bytes": b, "from": f} for t, b, f in program.largest()],
         "formula_step_s": by_formula(w, topology)["step_s"],
     }  # fmt: skip

@@ -19,6 +19,8 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _CALLS = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation|body)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_CUBLAS = "__cublas$"  # in the names of products that GPUs leave to their library
+_CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)[}\]]')
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
 
 
@@ -99,7 +101,7 @@ class Program:
         for name, times in self.runs().items():
             sizes = {line.name: line.result_bytes for line in self.computations.get(name, [])}
             for line in self.computations.get(name, []):
-                if line.op not in _FREE:
+                if line.op not in _FREE and not line.op.endswith("-done"):
                     total += times * self._touched(line, sizes)
         return total
 
@@ -126,6 +128,22 @@ class Program:
         if uses and all(i.op in ("dynamic-slice", "gather") for i in uses):
             return sum(i.result_bytes for i in uses)
         return math.inf
+
+    def product_flops(self) -> float:
+        """FLOPs of all matrix products of a step of a GPU's program, where each is a `dot` or a call of its library."""
+        return sum(times * self._products(name) for name, times in self.runs().items())
+
+    def _products(self, name: str) -> float:
+        lines = self.computations.get(name, [])
+        shapes, total = {line.name: line.result for line in lines}, 0.0
+        for line in lines:
+            if line.op == "fusion":
+                total += sum(map(self._products, called(line)))
+            elif found := _CONTRACTED.search(line.rest) if line.op == "dot" or _CUBLAS in line.rest else None:
+                left = dimensions(shapes.get(line.operands[0], ""))
+                contracted = math.prod(left[int(n)] for n in re.findall(r"\d+", found[1]))
+                total += 2.0 * math.prod(dimensions(line.result)) * contracted
+        return total
 
     def largest(self, count: int = 10) -> list[tuple[str, float, str]]:
         """The largest single results: type, bytes, and the operation of the source that made it."""
@@ -160,6 +178,25 @@ def type_bytes(text: str) -> float:
     return total
 
 
+def dimensions(text: str) -> list[int]:
+    """Return the dimensions of a type."""
+    found = _SHAPE.search(text)
+    return [int(n) for n in found[2].split(",") if n] if found else []
+
+
+def parts(text: str) -> list[str]:
+    """Return the types that a tuple's consists of, those of tuples in it unopened; of another type, itself."""
+    if not text.startswith("("):
+        return [text]
+    found, depth, begin = [], 0, 1
+    for place, letter in enumerate(text):
+        depth += (letter in "([{") - (letter in ")]}")
+        if (letter == "," and depth == 1) or depth == 0:
+            found.append(text[begin:place].strip())
+            begin = place + 1
+    return found
+
+
 def parse(text: str) -> Program:
     """Read the text of a compiled program.
 
@@ -175,6 +212,8 @@ def parse(text: str) -> Program:
             entry = header[2] if header[1] else entry
         elif current is not None and (found := _LINE.match(row)):
             result = re.sub(r"/\*.*?\*/", "", found[3])
+            if _CUBLAS in found[5]:
+                result = parts(result)[0]  # what else it returns is the room that it worked in
             current.append(Instruction(found[2], result, found[4], found[5], bool(found[1])))
     if not entry:
         raise ValueError("the text has no ENTRY computation")

@@ -50,8 +50,9 @@ def _time(plan: dict[str, Any]) -> list[str]:
     lines = [
         f"a step: {plan['step_s']:.3f} s ({low:.3f} if all overlaps, {high:.3f} if nothing); {plan['binds']} binds"
     ]
+    counted = f", {plan['product_flops']:.4g} in the program's products" if plan.get("product_flops") else ""
     work = {
-        "compute": f"{plan['executed_flops']:.4g} FLOPs a chip at {plan['efficiency']:.0%} of its peak",
+        "compute": f"{plan['executed_flops']:.4g} FLOPs a chip at {plan['efficiency']:.0%} of its peak{counted}",
         "hbm": f"{_gb(plan['memory_traffic'])} read and written", "ici": "between chips", "dcn": "between slices",
     }  # fmt: skip
     lines += [f"  {name:<8} {seconds[name]:>9.4f} s  {what}" for name, what in work.items()]

@@ -74,7 +74,7 @@ def test_without_a_compiler_the_way_to_one_is_named(monkeypatch, capsys):
 
 
 def test_without_a_compiler_of_gpus_formulas_answer_alone_and_say_so(monkeypatch, capsys):
-    monkeypatch.setattr(aot.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(aot, "gpu_compiler", lambda: None)
     assert main(["plan", "--config=configs/pods/llama2_7b.py", "--topology=h100:32x8"]) == 0
     assert "(formulas alone: no compiler for h100 is installed" in capsys.readouterr().out
 

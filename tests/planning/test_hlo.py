@@ -96,6 +96,34 @@ ENTRY %main (t: (s32[], u32[], f32[8])) -> (s32[], u32[], f32[8]) {
   ROOT %loop = (s32[], u32[], f32[8]) while(%t), condition=%cond, body=%body
 }
 """
+GPU = """HloModule jit_step, is_scheduled=true
+
+%fused (p0: f32[2,8,64], p1: f32[2,64,16]) -> f32[2,8,16] {
+  %p0 = f32[2,8,64]{2,1,0} parameter(0)
+  %p1 = f32[2,64,16]{2,1,0} parameter(1)
+  ROOT %dot = f32[2,8,16]{2,1,0} dot(%p0, %p1), lhs_batch_dims={0}, lhs_contracting_dims={2}, rhs_batch_dims={0}
+}
+
+%body (t: (s32[], bf16[32,128])) -> (s32[], bf16[32,128]) {
+  %t = (s32[], bf16[32,128]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %x = bf16[32,128]{1,0} get-tuple-element(%t), index=1
+  %product = (f32[128,128]{1,0}, s8[33554432]{0}) custom-call(%x, %x), custom_call_target="__cublas$lt$matmul", \
+backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["0"],\
+"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[]}}}
+  %y = f32[128,128]{1,0} get-tuple-element(%product), index=0
+  ROOT %out = (s32[], bf16[32,128]{1,0}) tuple(%i, %x)
+}
+
+ENTRY %main (t: (s32[], bf16[32,128])) -> f32[2,8,16] {
+  %t = (s32[], bf16[32,128]{1,0}) parameter(0)
+  %a = f32[2,8,64]{2,1,0} constant(0)
+  %b = f32[2,64,16]{2,1,0} constant(0)
+  %loop = (s32[], bf16[32,128]{1,0}) while(%t), condition=%cond, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+  ROOT %last = f32[2,8,16]{2,1,0} fusion(%a, %b), kind=kCustom, calls=%fused
+}
+"""
 MESH = {"data": 2, "fsdp": 4}
 
 
@@ -138,12 +166,27 @@ def test_collectives_within_fusions_are_counted_once_a_channel():
         ("bf16[64,128] all-gather(%x)", "all-gather", 64 * 128 * 2),
         ("(bf16[16,128], bf16[64,128]) all-gather-start(%x)", "all-gather", 64 * 128 * 2),
         ("((bf16[16,128]), bf16[64,128]) all-gather-start(%x)", "all-gather", 64 * 128 * 2),
+        ("((bf16[16], s32[4]), (bf16[64], s32[16])) all-gather-start(%x)", "all-gather", 64 * 2 + 16 * 4),
+        ("((bf16[64,128]), bf16[16,128]) reduce-scatter-start(%x)", "reduce-scatter", 64 * 128 * 2),
+        ("((bf16[64,128]), bf16[64,128]) all-to-all-start(%x)", "all-to-all", 64 * 128 * 2),
+        ("(bf16[64], f32[4]) all-reduce-start(%x)", "all-reduce", 64 * 2 + 4 * 4),
     ],
 )
 def test_the_whole_of_a_collective_is_what_all_its_devices_have_together(line, kind, whole):
     text = f"ENTRY %main (x: bf16[16,128]) -> f32[] {{\n  %c = {line}, replica_groups=[2,4]<=[8]\n}}"
     (row,) = collectives.traffic(hlo.parse(text), MESH)
     assert (row.kind, row.whole) == (kind, whole)
+
+
+def test_products_of_a_gpu_are_counted_in_its_library_and_in_fusions_as_often_as_they_run():
+    program = hlo.parse(GPU)
+    assert program.product_flops() == 5 * 2 * 128 * 128 * 32 + 2 * 2 * 8 * 16 * 64
+
+
+def test_the_room_that_a_product_works_in_is_no_result():
+    program = hlo.parse(GPU)
+    assert program.memory_traffic() == 5 * (2 * 32 * 128 * 2 + 128 * 128 * 4) + 4 * 2 * (8 * 64 + 64 * 16 + 8 * 16)
+    assert ("f32[128,128]", 128 * 128 * 4.0, "custom-call") in program.largest()
 
 
 def test_a_slice_alone_reads_and_writes_its_own_bytes():
