@@ -4,7 +4,7 @@
 # make test-laws    every law over every family, and what else `make test` has a sample of
 # make test-mesh    every plan of the table with every family (make test has a sample)
 # make meshes       measure benchmarks/MESHES.md anew: by how much each plan changes each family's gradient
-# make gpu_compiler fetch XLA's compiler for GPUs that are not here, for `plan`: a gigabyte
+# make gpu_compiler fetch XLA's compiler for GPUs that are not here, for `plan`: 1.6 GB
 # make families     measure the README's table of families anew
 # make compression  measure benchmarks/COMPRESSION.md anew: smaller models of the first run
 # PYTHON=python3.12 make test   the same on another Python
