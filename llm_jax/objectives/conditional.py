@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.interpreters import partial_eval
 
 from llm_jax.core import checks, tree
 from llm_jax.core.table import UserError
@@ -18,7 +17,7 @@ def check_source(name: str, model: Model) -> None:
     if not isinstance(model, Conditional):
         raise UserError(
             f"objective.name={name!r} needs a model that writes one text from another (an encoder-decoder such as t5 "
-            f"or bart), which model.name={type(model).__name__.lower()!r} is not; "
+            f"or bart), which model.name={type(_family(model)).__name__.lower()!r} is not; "
             "'causal' and 'prefix' fit every decoder"
         )
 
@@ -42,16 +41,21 @@ def check_prefix(model: Model) -> None:
 
 @cache
 def _heeds_prefix(model: Any) -> bool:
-    """Whether the hidden states of a batch depend on its `prefix`: what they do not is dead code of the trace."""
+    """Whether the hidden states of a batch depend on its `prefix`: if not, those of two prefixes are one to `vmap`."""
     shapes = {path: jax.ShapeDtypeStruct(d.shape, d.dtype) for path, d in model.declarations().items()}
 
     def hidden(prefix: Array, params: Params) -> Array:
         return model.apply(params, {"tokens": jnp.zeros((1, 4), jnp.int32), "prefix": prefix}).hidden
 
-    with Plan(unrolled=0).active():
-        traced = jax.make_jaxpr(hidden)(jax.ShapeDtypeStruct((1, 4), bool), tree.unflatten(shapes)).jaxpr
-    used: list[bool] = partial_eval.dce_jaxpr(traced, [True])[1]
-    return used[0]
+    both = jax.vmap(hidden, in_axes=(0, None), out_axes=None)
+    try:
+        with Plan(unrolled=0).active():
+            jax.eval_shape(both, jax.ShapeDtypeStruct((2, 1, 4), bool), tree.unflatten(shapes))
+    except ValueError as error:
+        if "out_axes" not in str(error):
+            raise
+        return True
+    return False
 
 
 def _family(model: Any) -> Any:
