@@ -34,7 +34,7 @@ class Adapter:
     """parts: {path of a kernel: {"down": [*batch,*I,R], "up": [*batch,R,*O], and with DoRA "magnitude_scale"}}.
 
     alpha: of LoRA. lengths: of a kernel that does not change, [*batch,*O]: what DoRA would begin with. whole: any
-    parameter as it is with its change.
+    parameter, with its change.
     """
 
     rank: int
@@ -42,7 +42,7 @@ class Adapter:
     dropout: float
     parts: Parts
     lengths: Callable[[str], np.ndarray]
-    whole: Callable[[str], np.ndarray] | None = None
+    whole: Callable[[str], np.ndarray]
 
     @property
     def decomposed(self) -> bool:
@@ -65,10 +65,9 @@ def peft(folder: Path, what: Export, adapter: Adapter) -> None:
         for name, slot in modules.items()
         for key, tensor in _tensors(slot, adapter)
     }
-    if adapter.whole is not None:
-        for name, slot in saved.items():
-            tensor = slot.rule.encode([adapter.whole(path) for path in slot.rule.ours])
-            tensors[f"base_model.model.{name}"] = cast(name, tensor, what.dtype)
+    for name, slot in saved.items():
+        tensor = slot.rule.encode([adapter.whole(path) for path in slot.rule.ours])
+        tensors[f"base_model.model.{name}"] = cast(name, tensor, what.dtype)
     infos = {name: Info(tensor.shape, np.dtype(DTYPES[what.dtype])) for name, tensor in tensors.items()}
     safetensors.write(folder, infos, tensors.items(), 1 << 62)
     (folder / safetensors.FILE).rename(folder / FILE)

@@ -60,8 +60,11 @@ def test_a_kernel_and_its_files_make_the_merged_kernel(family, name, tmp_path):
         path: {n: params_at(params, path, n) for n in kind.declarations(use.declared, use.layout)}
         for path, use in both.chosen.items()
     }
-    adapter = Adapter(2, 3.0, 0.0, parts, lambda path: np.asarray(lengths(kernels[path], layout_of(path, kernels))))
-    peft(tmp_path, what, adapter)
+
+    def begun(path):
+        return np.asarray(lengths(kernels[path], layout_of(path, kernels)))
+
+    peft(tmp_path, what, Adapter(2, 3.0, 0.0, parts, begun, nothing))
     config, file = (
         json.loads((tmp_path / "adapter_config.json").read_text()),
         File(tmp_path / "adapter_model.safetensors"),
@@ -95,6 +98,10 @@ def params_at(params, path, name):
     return tree.flatten(params["adapter"])[f"{path}/{name}"]
 
 
+def nothing(path):
+    return np.zeros(0)
+
+
 def layout_of(path, kernels):
     return layout(path, kernels[path].shape)
 
@@ -117,7 +124,7 @@ def test_a_head_stands_whole_beside_the_adapter(family, kind, module, task, tmp_
     shapes = head.read({path: leaf.shape for path, leaf in merged.items()})
     what = Export(family, {}, shapes, 8, layers=plain.stacks() if hasattr(plain, "stacks") else {}, head=head)
     parts = {path: {n: params_at(params, path, n) for n in ("down", "up")} for path in both.chosen}
-    peft(tmp_path, what, Adapter(2, 2.0, 0.0, parts, lambda path: np.zeros(0), lambda path: np.asarray(merged[path])))
+    peft(tmp_path, what, Adapter(2, 2.0, 0.0, parts, nothing, lambda path: np.asarray(merged[path])))
     config, file = (
         json.loads((tmp_path / "adapter_config.json").read_text()),
         File(tmp_path / "adapter_model.safetensors"),
@@ -134,7 +141,7 @@ def test_a_head_stands_whole_beside_the_adapter(family, kind, module, task, tmp_
 def test_an_adapter_beside_weights_that_its_class_would_not_load_is_refused(tmp_path):
     head = Head("llama", SPANS, ("start", "end"), "tokens")
     with pytest.raises(UserError, match=r"LlamaForQuestionAnswering calls all weights otherwise .*--format=hf"):
-        peft(tmp_path, Export("llama", {}, {}, 8, head=head), Adapter(2, 2.0, 0.0, {}, lambda path: np.zeros(0)))
+        peft(tmp_path, Export("llama", {}, {}, 8, head=head), Adapter(2, 2.0, 0.0, {}, nothing, nothing))
 
 
 def test_a_kernel_that_is_no_module_of_its_own_is_refused(tmp_path):
@@ -145,7 +152,7 @@ def test_a_kernel_that_is_no_module_of_its_own_is_refused(tmp_path):
         what, _ = foreign(model, "mixtral", params["base"])
         (path,) = both.chosen
         with pytest.raises(UserError, match=f"--format=peft: {path}"):
-            peft(tmp_path, what, Adapter(8, 8.0, 0.0, {path: {}}, lambda path: np.zeros(0)))
+            peft(tmp_path, what, Adapter(8, 8.0, 0.0, {path: {}}, nothing, nothing))
 
 
 @pytest.mark.oracle

@@ -69,7 +69,7 @@ def answering(
             for i, (q, p) in enumerate(zip(questions, passages, strict=True), 1)
         ]
         strict, listed = replace(form, long="error"), Records("asked", lambda: records)
-        asked, texts = ([strict.texts(record)[i] for record in records] for i in range(2))
+        asked, texts = map(list, zip(*map(strict.texts, records), strict=True))
         once = list(dict.fromkeys(texts))
         read = dict(zip(once, strict.located(once, around.words), strict=True))
         unknown = np.full((len(texts), 2), -1, np.int64)

@@ -204,7 +204,7 @@ def read(family: str, config: Mapping[str, Any], fields: Mapping[str, Any]) -> H
     kind = next((kind for kind, found in classes.items() if found.name in (config.get("architectures") or [])), None)
     if kind is None:
         return None
-    found, labels = classes[kind], labels_of(config)
+    found, labels = classes[kind], _labels(config)
     usual = next(iter(found.poolings.values()), {})
     said = {key: config.get(key, value) for key, value in usual.items()}
     pooling = next((ours for ours, theirs in found.poolings.items() if theirs == said), TOKENS)
@@ -222,7 +222,7 @@ def read(family: str, config: Mapping[str, Any], fields: Mapping[str, Any]) -> H
     return Head(family, kind, labels, pooling, biased, dropout)
 
 
-def labels_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the classes in a config.json, in the order of their numbers.
 
     Raises:
