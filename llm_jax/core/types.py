@@ -216,7 +216,8 @@ class Objective(Protocol):
     `fits(model)`, which raises UserError before anything is read; one that learns labels `reads` fields that say so,
     and has a `head` that a model is given (`objectives.labelled`). One that learns from another model has its workdir
     as `teacher`, and that model's logits in its batches; one that stays close to another model, as `reference`. One
-    whose model reads prompts in both directions is `bidirectional`.
+    whose model reads prompts in both directions is `bidirectional`. One whose models are judged otherwise than by
+    likelihood says how: `judged`.
     """
 
     def __call__(self, model: Model, params: Params, batch: Batch, key: Key | None) -> tuple[Mean, Stats]: ...

@@ -19,8 +19,8 @@ class Several:
     """The section `objective`.
 
     tasks: a list of {"name", "weight" (1), and the options of that objective}. Every task reads every row. The
-    fields of the first stand in the batch as they are, so that it is what evaluation reads; those of task i are
-    called "i/FIELD"; prompts are read as it reads them. Ids that a task adds come after those of the tasks before it.
+    fields of the first stand in the batch as they are, so that it is what evaluation reads, and prompts are read as it
+    reads them; those of task i are called "i/FIELD". Ids that a task adds come after those of the tasks before it.
     """
 
     tasks: tuple[Any, ...] = ()

@@ -37,8 +37,8 @@ def with_rollouts(run: Run, pins: Pins) -> Run:
     An objective without a `verifier` needs none. The reference is the model that the run begins from.
 
     Raises:
-        UserError: the run begins from none, its model or tokenizer cannot, its data are no questions, or something of
-            it does not go with texts that are written on the way.
+        UserError: the run begins from none, its model or tokenizer cannot, its data are no questions, something of
+            it does not go with texts that are written on the way, or the checkpoint that `pins` names is gone.
     """
     if not hasattr(run.objective, "verifier"):
         return run

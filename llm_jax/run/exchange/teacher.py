@@ -18,7 +18,8 @@ def with_teacher(run: Run, pins: Pins) -> Run:
     An objective that has no `teacher` needs none. Its parameters are loaded at the first batch, onto the run's mesh.
 
     Raises:
-        UserError: no teacher is named or it is no run, of another tokenizer, or no model of the next token.
+        UserError: no teacher is named or it is no run, of another tokenizer, or no model of the next token, or the
+            checkpoint that `pins` names is gone.
     """
     if not hasattr(run.objective, "teacher"):
         return run
