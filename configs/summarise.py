@@ -8,9 +8,9 @@ python -m llm_jax train --config=configs/summarise.py --workdir=runs/summarise
 from ml_collections import ConfigDict
 
 T5 = {
-    "name": "t5", "num_layers": 3, "embed_dim": 192, "num_heads": 4, "mlp_dim": 384, "gated": True, "tied": False,
+    "name": "t5", "num_layers": 3, "embed_dim": 128, "num_heads": 4, "mlp_dim": 256, "gated": True, "tied": False,
 }  # fmt: skip
-LLAMA = {"name": "llama", "num_layers": 6, "embed_dim": 192, "num_heads": 4, "mlp_dim": 512, "tied": True}
+LLAMA = {"name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True}
 
 
 def get_config(kind: str = "t5") -> ConfigDict:
@@ -21,16 +21,17 @@ def get_config(kind: str = "t5") -> ConfigDict:
         "model": LLAMA if joined else T5,
         "objective": {"name": "causal" if joined else "seq2seq", "label_smoothing": 0.1},
         "optimizer": {
-            "name": "adamw", "learning_rate": 2e-3, "weight_decay": 0.01, "b2": 0.99,
-            "schedule": {"name": "cosine", "warmup_steps": 50},
+            **({"name": "adamw", "learning_rate": 3e-3} if joined else {"name": "adafactor", "learning_rate": 0.05}),
+            "schedule": {"name": "cosine", "warmup_steps": 100},
         },
         "data": {
             "source": "published", "options": {"name": "debian_synopses", "held_out": 0.01},
-            "form": form | ({"joined": True, "separator": "\nsummary: "} if joined else {"source_len": 160}),
-            "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16, "seq_len": 192 if joined else 32,
+            "form": form | ({"joined": True, "separator": "\nsummary: "} if joined else {"source_len": 128}),
+            "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16 if joined else 32,
+            "seq_len": 192 if joined else 32,
         },
-        "train": {"duration": "400 steps"},
-        "eval": {"every": 200, "batches": 8},
-        "checkpoint": {"every": 200},
+        "train": {"duration": "2000 steps"},
+        "eval": {"every": 500, "batches": 8},
+        "checkpoint": {"every": 500},
         "log": {"every": 50},
     })  # fmt: skip
