@@ -64,9 +64,13 @@ SMALL = {
 CASES = {
     "gemma": ("gemma", {}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 20, "attn_logit_softcapping": 2.0, "num_hidden_layers": 3}),
+    "gemma2 as published": ("gemma2", {"query_pre_attn_scalar": 12, "attn_logit_softcapping": 2.0}),
     "gemma2 without caps": ("gemma2", {"final_logit_softcapping": None, "attn_logit_softcapping": None}),
     "gemma3": ("gemma3_text", {"query_pre_attn_scalar": 20, "sliding_window_pattern": 2, "num_hidden_layers": 5}),
-    "gemma3 stretched": ("gemma3_text", {"rope_scaling": {"rope_type": "linear", "factor": 3.0}}),
+    "gemma3 stretched": (
+        "gemma3_text",
+        {"query_pre_attn_scalar": 12, "rope_scaling": {"rope_type": "linear", "factor": 3.0}},
+    ),
     "gpt2": ("gpt2", {}),
     "gpt2 narrow mlp": ("gpt2", {"n_inner": 20, "layer_norm_epsilon": 1e-3}),
     "gpt_neox": ("gpt_neox", {}),
