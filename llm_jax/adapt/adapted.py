@@ -179,9 +179,14 @@ def adapted(model: Model, kind: Lora, targets: tuple[str, ...], packing: Packing
     return made
 
 
+def unadapted(model: Model) -> Model:
+    """Return a model without its adapter, where it has one."""
+    return model.base if isinstance(model, Adapted) else model
+
+
 def merged(model: Model, params: Params) -> tuple[Model, Params]:
     """Return a model and its parameters without an adapter: merged where there is one, else the same two."""
-    return (model.base, jax.jit(model.merge)(params)) if isinstance(model, Adapted) else (model, params)
+    return unadapted(model), jax.jit(model.merge)(params) if isinstance(model, Adapted) else params
 
 
 def _gathered(adapter: Params) -> dict[str, dict[str, Array]]:

@@ -63,9 +63,8 @@ def context(batch: Batch, cache: Past | None = None, *, prompt: bool = False) ->
             counted = counted + cache.position[:, None]
         positions = counted if segments is None else counted - _starts(place(jnp.asarray(segments), "batch", None))
         positions = place(positions, "batch", "seq")
-    prefix = batch.get("prefix")
-    segments, prefix = (None if x is None else jnp.asarray(x) for x in (segments, prefix))
-    return Context(positions, segments, prompt, None if prefix is None else prefix > 0)
+    segments, prefix = (None if x is None else jnp.asarray(x) for x in (segments, batch.get("prefix")))
+    return Context(positions, segments, prompt, prefix)
 
 
 def _starts(segments: Int[Array, "B T"]) -> Int[Array, "B T"]:

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from llm_jax.adapt.adapted import Adapted
+from llm_jax.adapt.adapted import unadapted
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
@@ -124,8 +124,7 @@ def check(config: Config) -> tuple[Sections, Plan]:
     tokens.check(parts.mesh, parts.data.seq_len, {} if plan.mesh is None else plan.mesh.shape, built)
     stages.check(plan, built, rows)
     open_suites(parts.eval.suites, "eval.suites")
-    writer = built.base if isinstance(built, Adapted) else built
-    if parts.sample.prompts and not isinstance(writer, Decodes | Samples):
+    if parts.sample.prompts and not isinstance(unadapted(built), Decodes | Samples):
         raise UserError(f"sample.prompts: model.name={values['model']['name']!r} makes no texts; leave them out")
     workers.check(parts.local, parts.data, parts.train, plan, values["optimizer"], parts.adapt.name)
     length, longest = parts.data.seq_len, longest_text(config)

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from ml_collections import FrozenConfigDict
 
-from llm_jax.adapt.adapted import Adapted
+from llm_jax.adapt.adapted import Adapted, unadapted
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Model, Objective, Params
@@ -89,7 +89,7 @@ class OpenRun:
     @cached_property
     def model(self) -> Model:
         """The run's model; of one with an adapter the plain model, whose parameters `params` merges."""
-        return self.trained.base if isinstance(self.trained, Adapted) else self.trained
+        return unadapted(self.trained)
 
     @cached_property
     def trained(self) -> Model:

@@ -2,7 +2,7 @@
 
 import math
 
-from llm_jax.adapt.adapted import Adapted
+from llm_jax.adapt.adapted import unadapted
 from llm_jax.learn.accountant import Accountant
 from llm_jax.run.build import Run
 from llm_jax.run.judge.kinds import evaluator, told
@@ -12,8 +12,7 @@ from llm_jax.store.workdir import Workdir
 
 def parameters(run: Run) -> int:
     """Return the number of parameters, each counted once however few bits it is kept in."""
-    plain = run.model.base if isinstance(run.model, Adapted) else run.model
-    return sum(math.prod(d.shape) for d in plain.declarations().values()) + adapter(run)
+    return sum(math.prod(d.shape) for d in unadapted(run.model).declarations().values()) + adapter(run)
 
 
 def adapter(run: Run) -> int:

@@ -60,7 +60,7 @@ def test_sentences_are_words_and_tags(tmp_path):
 
 
 def test_packages_have_their_descriptions_and_sections(tmp_path):
-    host = "deb.debian.org_debian_dists_bookworm_main"
+    host = "mirror.example_debian_dists_bookworm_main"
     (tmp_path / f"{host}_binary-amd64_Packages").write_text(
         "Package: a\nDescription: short\nDescription-md5: 1\nSection: games\n\n"
         "Package: b\nDescription-md5: 2\nSection: non-free/libs\n\n"
@@ -70,7 +70,7 @@ def test_packages_have_their_descriptions_and_sections(tmp_path):
         "Package: a\nDescription-md5: 1\nDescription-en: a game\n Of: two\n .\n and more\n\n"
         "Package: b\nDescription-md5: 2\nDescription-en: a library\n"
     )
-    (tmp_path / "deb.debian.org_debian_dists_bookworm-updates_main_binary-amd64_Packages").write_text("Package: d\n")
+    (tmp_path / "mirror.example_debian_dists_bookworm-updates_main_binary-amd64_Packages").write_text("Package: d\n")
     assert debian.sections(tmp_path) == [
         {"text": "a game\nOf: two\n\nand more", "label": "games", "package": "a"},
         {"text": "a library", "label": "libs", "package": "b"},

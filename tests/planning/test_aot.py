@@ -7,16 +7,13 @@ the head's gradient, which it cuts afterwards, as all gradients of more than 32 
 
 import pytest
 
-from llm_jax.planning import aot, collectives, estimate, hlo, topology, workload
+from llm_jax.planning import collectives, estimate, hlo, topology, workload
 from llm_jax.planning.axes import links
 from llm_jax.run.config import load_recipe, resolve
+from tests.planning.compiled import SMALL, step
 
 pytestmark = pytest.mark.plan
 SLICE = topology.parse("v5e:4x4")
-SMALL = [
-    ("model.num_layers", "4"), ("model.embed_dim", "512"), ("model.num_heads", "8"), ("model.num_kv_heads", "8"),
-    ("model.mlp_dim", "1536"), ("model.vocab_size", "4096"), ("data.batch_size", "32"), ("data.seq_len", "512"),
-]  # fmt: skip
 PLANS = {
     "data16": {"data": 16}, "fsdp16": {"fsdp": 16}, "data4 fsdp4": {"data": 4, "fsdp": 4},
     "fsdp4 tensor4": {"fsdp": 4, "tensor": 4},
@@ -26,10 +23,7 @@ SHARDED = [name for name in PLANS if "fsdp" in name]
 
 def compiled(mesh):
     sizes = {"data": 1, "fsdp": 1, "tensor": 1, **mesh}
-    config = resolve(load_recipe("configs/llama_1b.py"), [*SMALL, *((f"mesh.{a}", str(n)) for a, n in sizes.items())])
-    w = workload.of(config, SLICE)
-    answer, text = aot.compiled(config, w, SLICE)
-    assert "error" not in answer, answer
+    config, w, answer, text = step(SLICE, [*SMALL, *((f"mesh.{a}", str(n)) for a, n in sizes.items())])
     return config, w, answer, hlo.parse(text)
 
 

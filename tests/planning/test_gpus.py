@@ -7,27 +7,20 @@ from dataclasses import replace
 
 import pytest
 
-from llm_jax.planning import analytic, aot, collectives, estimate, hlo, topology, workload
+from llm_jax.planning import analytic, aot, collectives, estimate, hlo, topology
 from llm_jax.planning.axes import links
-from llm_jax.run.config import load_recipe, resolve
+from tests.planning.compiled import SMALL, step
 
 pytestmark = pytest.mark.plan
 HOST = topology.parse("h100:1x8")
-SMALL = [
-    ("model.num_layers", "4"), ("model.embed_dim", "512"), ("model.num_heads", "8"), ("model.num_kv_heads", "8"),
-    ("model.mlp_dim", "1536"), ("model.vocab_size", "4096"), ("data.batch_size", "32"), ("data.seq_len", "512"),
-    ("model.attention", "blockwise"),
-]  # fmt: skip
 
 
 def compiled(axis):
     if aot.gpu_compiler() is None:
         pytest.skip("XLA's compiler for GPUs is not installed: make gpu_compiler")
     sizes = {"data": "1", "fsdp": "1", axis: "8"}
-    config = resolve(load_recipe("configs/llama_1b.py"), [*SMALL, *((f"mesh.{a}", n) for a, n in sizes.items())])
-    w = workload.of(config, HOST)
-    answer, text = aot.compiled(config, w, HOST)
-    assert "error" not in answer, answer
+    settings = [("model.attention", "blockwise"), *((f"mesh.{a}", n) for a, n in sizes.items())]
+    config, w, answer, text = step(HOST, [*SMALL, *settings])
     return config, w, answer, hlo.parse(text)
 
 

@@ -8,25 +8,17 @@ most of what the program has less than the formula.
 
 import pytest
 
-from llm_jax.planning import aot, collectives, hlo, topology, workload
+from llm_jax.planning import collectives, hlo, topology
 from llm_jax.planning.axes import links
-from llm_jax.run.config import load_recipe, resolve
+from tests.planning.compiled import SMALL, step
 
 pytestmark = pytest.mark.plan
-SMALL = [
-    ("model.num_layers", "4"), ("model.embed_dim", "512"), ("model.num_heads", "8"), ("model.num_kv_heads", "8"),
-    ("model.mlp_dim", "1536"), ("model.vocab_size", "4096"), ("data.batch_size", "64"), ("data.seq_len", "512"),
-    ("mesh.fsdp", "64"),
-]  # fmt: skip
 
 
 def wholes(name):
     """(bytes of the compiled step's collectives by kind, the same of the formulas, the program)."""
-    chips = topology.parse(name)
-    config = resolve(load_recipe("configs/llama_1b.py"), SMALL)
-    w = workload.of(config, chips)
-    answer, text = aot.compiled(config, w, chips)
-    assert "error" not in answer, answer
+    settings = [*SMALL, ("data.batch_size", "64"), ("mesh.fsdp", "64")]
+    _, w, answer, text = step(topology.parse(name), settings)
     program = hlo.parse(text)
     both = (collectives.traffic(program, answer["mesh"]), links.traffic(w))
     found, formula = ({row.kind: row.whole for row in rows} for rows in both)

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from llm_jax.planning import aot, collectives, hlo, topology, workload
-from llm_jax.run.config import load_recipe, resolve
+from llm_jax.planning import collectives, hlo, topology
+from tests.planning.compiled import step
 
 pytestmark = pytest.mark.plan
 SLICE = topology.parse("v5e:4x4")
@@ -18,9 +18,7 @@ SMALL = [
 
 
 def compiled(*more):
-    config = resolve(load_recipe("configs/llama_1b.py"), [*SMALL, *more])
-    answer, text = aot.compiled(config, workload.of(config, SLICE), SLICE)
-    assert "error" not in answer, answer
+    _, _, answer, text = step(SLICE, [*SMALL, *more])
     return collectives.traffic(hlo.parse(text), answer["mesh"]), text
 
 

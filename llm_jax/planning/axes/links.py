@@ -44,8 +44,8 @@ def traffic(w: Workload) -> list[Traffic]:
 def fsdp(w: Workload) -> list[Traffic]:
     """Weights are gathered forwards and backwards, what is computed again with the latter; gradients scattered once.
 
-    In a pipeline that is once a turn. XLA does so on GPUs; on TPUs it sums gradients of more than 32 parts, and on
-    v5p gathers by a sum too: twice the bytes of each (tests/planning/test_many_shards.py).
+    In a pipeline that is once a turn. XLA does so on GPUs; on TPUs it sums gradients of more than 32 parts, and
+    often gathers 64 and more by a sum too: twice the bytes of each (tests/planning/test_many_shards.py).
     """
     passes = w.microbatches * schedule.turns(w)
     held = parts(w)

@@ -33,6 +33,7 @@ class Pinned:
     """
 
     def __init__(self, role: str, path: str, pins: Pins):
+        self._role = role
         self.opened: OpenRun = open_run(path)
         steps, pin = self.opened.steps, pins.get(role)
         if not steps:
@@ -51,9 +52,9 @@ class Pinned:
             raise UserError(f"{self._said}, which is another now ({pin['digest']} -> {self.digest}); {self._out}")
 
     @property
-    def pin(self) -> dict[str, Any]:
+    def pins(self) -> Pins:
         """What run.json is to say."""
-        return {"step": self.step, "digest": self.digest}
+        return {self._role: {"step": self.step, "digest": self.digest}}
 
     @cached_property
     def params(self) -> Params:

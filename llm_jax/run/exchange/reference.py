@@ -34,8 +34,7 @@ def with_reference(run: Run, pins: Pins) -> Run:
         return run
     reference = _reference(run.config.values, run.tokenizer, pins)
     beside = _beside(reference)
-    pinned = {**run.pins, "reference": reference.pin}
-    return replace(run, lesson=lambda batch, state: beside(batch), beside=beside, pins=pinned)
+    return replace(run, lesson=lambda batch, state: beside(batch), beside=beside, pins={**run.pins, **reference.pins})
 
 
 def beside(opened: OpenRun) -> Callable[[Batch], Batch]:

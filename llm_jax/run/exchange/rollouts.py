@@ -75,7 +75,7 @@ def with_rollouts(run: Run, pins: Pins) -> Run:
             placed["reference"] = known(reference.opened.model, reference.params, placed)
         return placed
 
-    return replace(run, lesson=lesson, pins={**run.pins, "reference": reference.pin} if reference else run.pins)
+    return replace(run, lesson=lesson, pins={**run.pins, **reference.pins} if reference else run.pins)
 
 
 def drawn(state: State) -> int:

@@ -46,4 +46,4 @@ def with_teacher(run: Run, pins: Pins) -> Run:
     def lesson(batch: Batch, state: State) -> Batch:
         return batch | {"teacher_logits": logits(teacher.params, {name: batch[name] for name in READ if name in batch})}
 
-    return replace(run, lesson=lesson, pins={**run.pins, "teacher": teacher.pin})
+    return replace(run, lesson=lesson, pins={**run.pins, **teacher.pins})

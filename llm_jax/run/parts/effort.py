@@ -1,6 +1,6 @@
 """Model FLOPs of training on a token of a batch, with all that the objective has read beside it."""
 
-from llm_jax.adapt.adapted import Adapted
+from llm_jax.adapt.adapted import Adapted, unadapted
 from llm_jax.adapt.headed import Headed
 from llm_jax.core.types import Model, Objective
 from llm_jax.cost import flops
@@ -12,7 +12,7 @@ def flops_per_token(model: Model, objective: Objective, seq_len: int, *, causal:
     A pair of answers is two rows of which one is counted; a reference, taken to be as large as the model, reads both.
     Of a model with a head for labels no token is predicted; of one with an adapter most kernels have no gradient.
     """
-    plain = model.base if isinstance(model, Adapted) else model
+    plain = unadapted(model)
     declared = plain.declarations()
     frozen = declared.keys() - model.chosen.keys() if isinstance(model, Adapted) else ()
     if isinstance(plain, Headed):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llm_jax.adapt import ADAPTERS
-from llm_jax.adapt.adapted import Adapted, adapted
+from llm_jax.adapt.adapted import adapted, unadapted
 from llm_jax.adapt.headed import KERNEL, Headed
 from llm_jax.adapt.pack import Packing
 from llm_jax.adapt.packed import packed
@@ -56,7 +56,7 @@ def exportable(section: sections.Export, values: Mapping[str, Any], model: Model
     Raises:
         UserError: the format has no such heads, or `transformers` none that computes the same.
     """
-    plain = model.base if isinstance(model, Adapted) else model
+    plain = unadapted(model)
     if section.format != "hf" or not isinstance(plain, Headed):
         raise UserError(
             f"export.every={section.every}: heads for labels are exported with export.format='hf' alone, and of models "
@@ -71,7 +71,7 @@ def alike_abroad(model: Model) -> None:
     Raises:
         UserError: it reads prompts in both directions.
     """
-    if isinstance(model.base if isinstance(model, Adapted) else model, Prefixed):
+    if isinstance(unadapted(model), Prefixed):
         raise UserError(
             "this model learnt to read prompts in both directions (objective.bidirectional=True), and other programs "
             "read them from left to right; go on with objective.bidirectional=False by init_from, and export that"
