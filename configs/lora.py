@@ -1,8 +1,9 @@
 """The first run learns another kind of text by LoRA: the speeches' model reads Python's manual.
 
 200 steps, a sixth of the first run's. Before them the first run is at 4.30 bits per byte of the text held out here
-(`evaluate --data=stdlib_docs`). Needs runs/quickstart (`make quickstart`). With :whole all parameters are learnt, with
-:dora it is DoRA, with :nf4 LoRA over kernels of 4 bits (QLoRA).
+(`evaluate --data=stdlib_docs`), after them at 2.769 ± 0.040, in one CPU-minute. With :whole all parameters are learnt
+(2.522), with :dora it is DoRA (2.761), with :nf4 LoRA over kernels of 4 bits, QLoRA (2.760). Needs runs/quickstart
+(`make quickstart`).
 
 python -m llm_jax train --config=configs/lora.py --workdir=runs/lora
 """
