@@ -10,8 +10,11 @@ SMALL = [
 
 
 def step(chips, settings, recipe="configs/llama_1b.py"):
-    """(configuration, workload, the compiler's answer, the text of the program) of a recipe with settings."""
-    config = resolve(load_recipe(recipe), settings)
+    """(configuration, workload, the compiler's answer, the text of the program) of a recipe with settings.
+
+    settings: pairs (key, value); the last one of a key counts.
+    """
+    config = resolve(load_recipe(recipe), [*dict(settings).items()])
     w = workload.of(config, chips)
     answer, text = aot.compiled(config, w, chips)
     assert "error" not in answer, answer
