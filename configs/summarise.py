@@ -10,6 +10,8 @@ python -m benchmarks.written --config=configs/summarise.py --workdir=runs/summar
 python -m llm_jax train --config=configs/summarise.py --workdir=runs/summarise
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 T5 = {
@@ -18,8 +20,8 @@ T5 = {
 LLAMA = {"name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True}
 
 
-def get_config(kind: str = "t5") -> ConfigDict:
-    """Return the recipe; kind is "t5" or "decoder"."""
+def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
+    """Return the recipe."""
     joined = kind == "decoder"
     form = {"name": "pairs", "prefix": "summarize: ", "long": "cut"}
     return ConfigDict({

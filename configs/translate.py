@@ -11,6 +11,8 @@ python -m benchmarks.written --config=configs/translate.py --workdir=runs/transl
 python -m llm_jax train --config=configs/translate.py --workdir=runs/translate
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 MODELS = {
@@ -30,8 +32,8 @@ OPTIMIZERS = {
 PREFIX = "translate English to German: "
 
 
-def get_config(kind: str = "t5") -> ConfigDict:
-    """Return the recipe; kind is one of `MODELS`."""
+def get_config(kind: Literal["t5", "marian", "decoder"] = "t5") -> ConfigDict:
+    """Return the recipe."""
     joined = kind == "decoder"
     form = {"name": "pairs", "prefix": PREFIX, "long": "drop"}
     return ConfigDict({
