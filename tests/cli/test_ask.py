@@ -79,6 +79,31 @@ def test_it_answers_with_the_words_of_the_passage(workdir, tmp_path, capsys, mon
     assert main(asked) == 0 and capsys.readouterr().out == ""
 
 
+WRITING = {
+    "model": {"name": "llama", "num_layers": 1, "embed_dim": 32, "num_heads": 2, "mlp_dim": 32},
+    "objective": {"name": "causal"},
+    "form": {"name": "answers", "joined": True, "separator": "=", "none": "-"},
+}
+
+
+def test_a_model_that_writes_answers_says_what_evaluate_writes(workdir, tmp_path, capsys, monkeypatch):
+    """The same questions in the same words, a batch of them or one; a run of another form is refused."""
+    flags = [f"--config.{name}={WRITING[name]}" for name in ("model", "objective")]
+    flags += [f"--config.data.form={WRITING['form']}", "--config.data.seq_len=24", "--config.train.duration=25 steps"]
+    run, out = tmp_path / "run", tmp_path / "out.jsonl"
+    monkeypatch.setenv("LLM_JAX_CACHE", str(workdir.parent / "cache"))
+    assert main(["train", f"--config={workdir.parent / 'recipe.py'}", f"--workdir={run}", *flags]) == 0
+    assert main(["evaluate", f"--workdir={run}", "--generate", f"--out={out}"]) == 0
+    capsys.readouterr()
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len({row["text"] for row in written}) > 1
+    for row in written[:3]:
+        question, _, passage = row["source"].removesuffix("=").partition("\n")
+        (tmp_path / "p.txt").write_text(passage)
+        assert main(["ask", f"--workdir={run}", f"--passage={tmp_path / 'p.txt'}", f"--question={question}"]) == 0
+        assert capsys.readouterr().out == row["text"].replace("-", "(no answer)") + "\n"
+
+
 def test_what_cannot_be_asked_says_why(workdir, tmp_path, capsys):
     asked = ["ask", f"--workdir={workdir}"]
     assert main([*asked, f"--passage={tmp_path / 'no.txt'}", "--question=n?"]) == 2

@@ -1,14 +1,16 @@
 """A text to be written from another: translation, summaries, answers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from llm_jax.core import checks
+from llm_jax.core.table import UserError
 from llm_jax.data.corrupt.rows import Texts, ends, pair
 from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.ragged import Ragged, check_long, fitting, flat
-from llm_jax.data.examples.records import Record, Records, text_of
+from llm_jax.data.examples.records import Record, Records, text_of, value_of
 from llm_jax.data.examples.taught import blank, taught_rows
 from llm_jax.data.features import Fields
 from llm_jax.data.kept import Arrays
@@ -95,6 +97,33 @@ class Pairs:
             del fields["positions"]
             fields |= {n: np.zeros((1, self.source_len or seq_len), np.int32) for n in SOURCE}
         return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers(Pairs):
+    """The form `answers`: the pairs of a question above its passage, and the answer.
+
+    question: name of the question's field. source: of the passage's. target: of the answer's: a text, a list of which
+    the first one is learnt, or {"text": […]} as SQuAD has it. none: what is written where that list is empty.
+    """
+
+    question: str = "question"
+    source: str = "context"
+    target: str = "answers"
+    none: str = "unanswerable"
+
+    def texts(self, record: Record) -> list[str]:
+        """Return the question above the passage, with their prefix, and the answer."""
+        asked, passage = text_of(record, self.question, "question"), text_of(record, self.source, "source")
+        given: Any = value_of(record, self.target, "target")
+        given = given.get("text") if isinstance(given, dict) else given
+        said = given if isinstance(given, list) else [given]
+        if not all(isinstance(text, str) and text.strip() for text in said):
+            raise UserError(
+                f'{record.name}: field {self.target!r} must be a text, a list of them, or {{"text": ["…"]}}: '
+                f"{record.values[self.target]!r:.80}"
+            )
+        return [f"{self.prefix}{asked}\n{passage}", said[0] if said else self.none]
 
 
 SOURCE = ("source_tokens", "source_segments")
