@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 T5 = {"name": "t5", "num_layers": 3, "embed_dim": 128, "num_heads": 4, "mlp_dim": 256, "gated": True, "tied": True}
 LLAMA = {"name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True}
+JOINED = {"joined": True, "separator": "\nanswer: ", "learn_source": True}
 
 
 def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
@@ -23,12 +24,12 @@ def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
         "model": LLAMA if joined else T5,
         "objective": {"name": "causal" if joined else "seq2seq"},
         "optimizer": {
-            **({"name": "adamw", "learning_rate": 3e-3} if joined else {"name": "adafactor", "learning_rate": 0.05}),
+            **({"name": "muon", "learning_rate": 0.01} if joined else {"name": "adafactor", "learning_rate": 0.05}),
             "schedule": {"name": "cosine", "warmup_steps": 100},
         },
         "data": {
             "source": "published", "options": {"name": "debian_questions"},
-            "form": form | ({"joined": True, "separator": "\nanswer: "} if joined else {"source_len": 144}),
+            "form": form | (JOINED if joined else {"source_len": 144}),
             "tokenizer": {"name": "bpe", "vocab_size": 2048}, "batch_size": 8 if joined else 16,
             "seq_len": 256 if joined else 32,
         },

@@ -28,7 +28,7 @@ def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
         "model": LLAMA if joined else T5,
         "objective": {"name": "causal" if joined else "seq2seq", "label_smoothing": 0.1},
         "optimizer": {
-            **({"name": "adamw", "learning_rate": 3e-3} if joined else {"name": "adafactor", "learning_rate": 0.05}),
+            **({"name": "muon", "learning_rate": 0.01} if joined else {"name": "adafactor", "learning_rate": 0.05}),
             "schedule": {"name": "cosine", "warmup_steps": 100},
         },
         "data": {

@@ -27,7 +27,7 @@ MODELS = {
 OPTIMIZERS = {
     "t5": {"name": "adafactor", "learning_rate": 0.05},
     "marian": {"name": "adamw", "learning_rate": 1e-3, "b2": 0.98},
-    "decoder": {"name": "adamw", "learning_rate": 3e-3, "b2": 0.99, "weight_decay": 0.01},
+    "decoder": {"name": "muon", "learning_rate": 0.01, "b2": 0.99, "weight_decay": 0.01},
 }
 PREFIX = "translate English to German: "
 

@@ -180,6 +180,14 @@ def test_joined_pairs_have_weight_on_the_target_and_its_end_alone(tmp_path, eval
             found.append((whole, taught))
     wanted = [(f"{p['source']}={p['target']}", [*p["target"].encode(), END]) for p in PAIRS]
     assert found == wanted if evaluation else sorted(found) == sorted(wanted)
+    form = {"name": "pairs", "joined": True, "separator": "=", "learn_source": True}
+    weights = rows(path, form, 13, tmp_path, evaluation=evaluation)["weights"]
+    assert np.array_equal(weights, batch["weights"] if evaluation else batch["segments"] > 0)
+
+
+def test_a_source_that_only_an_encoder_reads_is_not_learnt(tmp_path):
+    with pytest.raises(UserError, match=r"data\.form\.learn_source=True.*joined=True"):
+        forms.build({"name": "pairs", "learn_source": True})
 
 
 def test_what_is_too_long_is_dropped_or_cut_only_when_told_and_counted(tmp_path, caplog):

@@ -1,6 +1,6 @@
 """A text to be written from another: translation, summaries, answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class Pairs:
     with weights on the target and its end alone, in training several side by side, in evaluation one a row.
 
     source, target: names of the fields. prefix: stands before each source, such as "translate English to German: ".
-    source_len: S, None for data.seq_len. separator: of joined texts. long: "error", "cut" or "drop"; what is cut is
+    source_len: S, None for data.seq_len. separator: of joined texts. learn_source: whether these have weights on the
+    source and the separator too, in training. long: "error", "cut" or "drop"; what is cut is
     the end of the source, of joined texts such that the target stays, and of a target itself what exceeds its room.
     """
 
@@ -37,11 +38,16 @@ class Pairs:
     source_len: int | None = None
     joined: bool = False
     separator: str = "\n"
+    learn_source: bool = field(default=False, repr=False)  # changes rows, not what is kept
     long: str = "error"
 
     def __post_init__(self) -> None:
         check_long(self.long)
         checks.positive("data.form", source_len=self.source_len)
+        if self.learn_source and not self.joined:
+            raise UserError(
+                "data.form.learn_source=True is of joined texts; set data.form.joined=True, or leave it out"
+            )
 
     def texts(self, record: Record) -> list[str]:
         """Return the source with its prefix, and the target."""
@@ -87,7 +93,8 @@ class Pairs:
             written = target[i][: max(1, room - own)]
             read = source[i][: max(0, room - own - len(written))]
             ids.append(np.concatenate([before, read, between, written, after]))
-            taught.append(np.arange(len(ids[-1])) >= len(ids[-1]) - len(written) - len(after))
+            first = 0 if self.learn_source and not evaluation else len(ids[-1]) - len(written) - len(after)
+            taught.append(np.arange(len(ids[-1])) >= first)
         return taught_rows(flat(ids), flat(taught, bool).values, around, alone=evaluation)
 
     def blank(self, seq_len: int) -> Fields:

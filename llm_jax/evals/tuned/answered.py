@@ -28,7 +28,7 @@ def answering(
         if not questions:
             return []
         records = [
-            Record({form.question: q, form.source: p, form.target: []}, f"question {i}")
+            Record({form.question: q, form.source: p, form.target: "?"}, f"question {i}")
             for i, (q, p) in enumerate(zip(questions, passages, strict=True), 1)
         ]
         listed = Records("asked", lambda: records)
