@@ -29,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--system", help="what the model is told before each conversation; not written")
     parser.add_argument("--max_tokens", type=int, default=512, help="of an answer (default: 512)")
     parser.add_argument("--temperature", type=float, help="default: the service's own")
+    parser.add_argument("--top", type=int, default=0, help="also keep so many likeliest tokens at each place")
     parser.add_argument("--extra", default="{}", metavar="JSON", help='more fields of a request, such as {"seed": 1}')
     parser.add_argument("--key_from", default=KEY, metavar="NAME", help=f"environment variable of the key ({KEY})")
     parser.add_argument("--concurrency", type=int, default=8, help="questions at once (default: 8)")
@@ -46,7 +47,8 @@ def run(arguments: Sequence[str]) -> int:
     service = Service(flags.url, key_from(flags.key_from), flags.timeout, flags.retries)
     questions = Questions(
         model=flags.model, endpoint=flags.endpoint, prompt=flags.prompt, response=flags.response, system=flags.system,
-        max_tokens=flags.max_tokens, temperature=flags.temperature, extra=_extra(flags.extra),
+        max_tokens=flags.max_tokens, temperature=flags.temperature, top=flags.top,
+        extra=_extra(flags.extra),
     )  # fmt: skip
     try:
         records = list(by_suffix(Path(flags.prompts)))
