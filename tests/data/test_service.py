@@ -91,6 +91,7 @@ def test_so_many_are_asked_at_once_and_no_more(tmp_path):
             if now[0] == 2:
                 met.set()
         assert met.wait(20)
+        threading.Event().wait(0.1)  # for one too many to come
         with lock:
             now[0] -= 1
         asked.answer("yes")
@@ -193,13 +194,13 @@ def test_pauses_grow_and_end_in_an_error_that_says_what_to_do(tmp_path):
 
 @pytest.mark.parametrize(
     ("status", "says"),
-    [(401, "environment variable"), (403, "--key_from"), (404, "ends before /chat/completions"), (307, "sends to")],
+    [(401, "environment variable"), (403, "--key_from"), (404, "ends before /chat/completions"), (302, "sends to")],
 )
 def test_a_refusal_names_the_address_and_the_way_out_and_never_the_key(status, says, tmp_path, caplog):
     elsewhere = {"Location": "http://127.0.0.1:1/v1/chat/completions"}
     told = {"error": {"message": f"no such \x1b[31m thing for {KEY}"}}
     with (
-        service(lambda asked: asked.send(status, told, elsewhere if status == 307 else {})) as (url, asked),
+        service(lambda asked: asked.send(status, told, elsewhere if status == 302 else {})) as (url, asked),
         pytest.raises(UserError) as refused,
     ):
         ask(url, tmp_path / "a.jsonl", records=RECORDS[:1], key=KEY)
@@ -249,6 +250,8 @@ def test_a_record_that_asks_nothing_is_named_before_any_is_asked(tmp_path):
             with pytest.raises(UserError, match=f"p:9: .*{says}"):
                 ask(url, tmp_path / "a.jsonl", records=[*RECORDS, Record(values, "p:9")])
     assert not asked
+    with pytest.raises(UserError, match="--endpoint=chat"):
+        Questions(model="toy", endpoint="completions", system="Be brief.")
 
 
 def test_the_verb_reads_a_table_and_takes_the_key_from_the_environment(tmp_path, monkeypatch, capsys):

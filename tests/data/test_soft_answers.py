@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from llm_jax.data.service.label import label
 from llm_jax.data.service.questions import Questions
 from llm_jax.data.service.soft import Soft
 from llm_jax.text import tokenizers
+from llm_jax.text.base import Added
 from tests.data.answering import service
 
 TEMPLATE = "{% for m in messages %}{{ m['role'][0] + m['content'] + '<|endoftext|>' }}{% endfor %}" \
     "{% if add_generation_prompt %}a{% endif %}"  # fmt: skip
-BYTES = tokenizers.build("bytes", {})
+PLAIN = tokenizers.build("bytes", {})
+BYTES = replace(PLAIN, added={"<|endoftext|>": Added(PLAIN.eos_id)})
 ANSWER = "é!"  # three bytes, of which the first two are no text of their own
 
 
