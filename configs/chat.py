@@ -12,6 +12,8 @@ out; the loss is that of the answers alone.
 LoRA over all kernels of the layers; :whole learns every parameter.
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 SMOLLM2 = {
@@ -21,8 +23,8 @@ SMOLLM2 = {
 LORA = {"name": "lora", "rank": 16, "alpha": 32.0, "targets": ["attention/", "mlp/(gate|up|down)"]}
 
 
-def get_config(kind: str = "lora") -> ConfigDict:
-    """Return the recipe; kind is "lora" or "whole"."""
+def get_config(kind: Literal["lora", "whole"] = "lora") -> ConfigDict:
+    """Return the recipe."""
     whole = kind == "whole"
     return ConfigDict({
         "model": SMOLLM2,
