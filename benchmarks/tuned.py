@@ -67,11 +67,12 @@ def main() -> int:
     texts = [run.tokenizer.decode(i for i in ids if i not in stops) for ids in written]
     table.append((f"transformers, {values['adapt']['name']}", foreign_loss(model, held_out.once(rows)), texts))
     table += without_learning(run, form, [one.source for one in made])
-    judge_texts = generation.judge()
+    rouge = generation.judge().rouge
     print(f"\n{Path(given.config).name}, {len(references)} held-out answers; ROUGE-L with 95 % intervals\n")
     for name, loss, said in table:
-        scores = judge_texts(said, references)
-        found, exact = scores["rouge_l"], scores["exact"].value
+        both = list(zip(references, said, strict=True))
+        found = generation.resampled(100 * rouge.score(*pair)["rougeL"].fmeasure for pair in both)
+        exact = 100 * np.mean([right.strip() == text.strip() for right, text in both])
         nats = "" if math.isnan(loss) else f"{loss:.4f} nats/token"
         print(f"  {name:34} {nats:18} ROUGE-L {found.value:.1f} [{found.low:.1f}, {found.high:.1f}]  exact {exact:.1f}")
     pace = built.tokens_per_step / run.metrics["tokens_per_second"].mean()

@@ -42,12 +42,12 @@ def get_config(kind: Literal["lora", "whole", "synopses"] = "lora") -> ConfigDic
         },
         "data": {
             "source": "published" if synopses else "files",
-            "options": {"name": "debian_synopses", "held_out": 0.005} if synopses else {},
-            "form": SYNOPSES if synopses else {"name": "chat"}, "tokenizer": {"name": "huggingface"}, "batch_size": 4,
-            "seq_len": 256 if synopses else 512,
+            "options": {"name": "debian_synopses", "held_out": 0.003} if synopses else {},
+            "form": SYNOPSES if synopses else {"name": "chat"}, "tokenizer": {"name": "huggingface"},
+            "batch_size": 2 if synopses else 4, "seq_len": 256 if synopses else 512,
         },
-        "train": {"duration": "60 steps" if synopses else "1 epoch"},
-        "eval": {"every": 60, "batches": None} if synopses else {"every": 20, "batches": 4},
+        "train": {"duration": "40 steps" if synopses else "1 epoch"},
+        "eval": {"every": 40, "batches": None} if synopses else {"every": 20, "batches": 4},
         "checkpoint": {"every": 20},
         "log": {"every": 5},
     })  # fmt: skip
