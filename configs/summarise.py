@@ -10,6 +10,8 @@ python -m benchmarks.written --config=configs/summarise.py --workdir=runs/summar
 python -m llm_jax train --config=configs/summarise.py --workdir=runs/summarise
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 T5 = {
@@ -18,15 +20,15 @@ T5 = {
 LLAMA = {"name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True}
 
 
-def get_config(kind: str = "t5") -> ConfigDict:
-    """Return the recipe; kind is "t5" or "decoder"."""
+def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
+    """Return the recipe."""
     joined = kind == "decoder"
     form = {"name": "pairs", "prefix": "summarize: ", "long": "cut"}
     return ConfigDict({
         "model": LLAMA if joined else T5,
         "objective": {"name": "causal" if joined else "seq2seq", "label_smoothing": 0.1},
         "optimizer": {
-            **({"name": "adamw", "learning_rate": 3e-3} if joined else {"name": "adafactor", "learning_rate": 0.05}),
+            **({"name": "muon", "learning_rate": 0.01} if joined else {"name": "adafactor", "learning_rate": 0.05}),
             "schedule": {"name": "cosine", "warmup_steps": 100},
         },
         "data": {

@@ -11,6 +11,8 @@ python -m benchmarks.written --config=configs/translate.py --workdir=runs/transl
 python -m llm_jax train --config=configs/translate.py --workdir=runs/translate
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 MODELS = {
@@ -25,13 +27,13 @@ MODELS = {
 OPTIMIZERS = {
     "t5": {"name": "adafactor", "learning_rate": 0.05},
     "marian": {"name": "adamw", "learning_rate": 1e-3, "b2": 0.98},
-    "decoder": {"name": "adamw", "learning_rate": 3e-3, "b2": 0.99, "weight_decay": 0.01},
+    "decoder": {"name": "muon", "learning_rate": 0.01, "b2": 0.99, "weight_decay": 0.01},
 }
 PREFIX = "translate English to German: "
 
 
-def get_config(kind: str = "t5") -> ConfigDict:
-    """Return the recipe; kind is one of `MODELS`."""
+def get_config(kind: Literal["t5", "marian", "decoder"] = "t5") -> ConfigDict:
+    """Return the recipe."""
     joined = kind == "decoder"
     form = {"name": "pairs", "prefix": PREFIX, "long": "drop"}
     return ConfigDict({

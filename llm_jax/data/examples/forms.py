@@ -21,6 +21,7 @@ from llm_jax.text.options import check
 FORMS = {
     "labelled": "llm_jax.data.examples.labelled:Labelled",
     "pairs": "llm_jax.data.examples.pairs:Pairs",
+    "answers": "llm_jax.data.examples.pairs:Answers",
     "chat": "llm_jax.data.examples.chats:Chat",
     "passages": "llm_jax.data.examples.passages:Passages",
     "preferences": "llm_jax.data.examples.preferred:Preferences",
