@@ -31,8 +31,10 @@ def test_tabs_names_and_marks_of_byte_order(tmp_path):
     path = write(tmp_path / "a.tsv", b"\xef\xbb\xbfone\ttwo\nx\ty\n")
     assert [dict(r.values) for r in records(path)] == [{"one": "x", "two": "y"}]
     path = write(tmp_path / "b.csv", "x;1\ny;2\n")
-    found = open_records("csv", {"files": path, "held_out": 0.0, "delimiter": ";", "columns": ["t", "l"]}, "train")
-    assert [dict(r.values) for r in found] == [{"t": "x", "l": "1"}, {"t": "y", "l": "2"}]
+    for source in ("csv", "files"):
+        options = {"files": path, "held_out": 0.0, "delimiter": ";", "columns": ["t", "l"]}
+        found = open_records(source, options, "train")
+        assert [dict(r.values) for r in found] == [{"t": "x", "l": "1"}, {"t": "y", "l": "2"}]
 
 
 def test_held_out_rows_are_disjoint_and_equal_rows_stay_together(tmp_path):
@@ -49,6 +51,9 @@ def test_held_out_rows_are_disjoint_and_equal_rows_stay_together(tmp_path):
     [
         ("a.csv", "text,label\na,b\nc,d,e\n", r"a.csv:3: 3 cells, and there are 2 fields \(text, label\).*quotes"),
         ("a.csv", 'text,label\na,b\n"c,d\ne,f\n', "a.csv:3: .*quote is never closed"),
+        ("a.csv", "text,label\na,b\nc\n", r"a.csv:3: 1 cell, and there are 2 fields .*complete the row"),
+        ("a.csv", "text;label\na,b;c\n", "a.csv:1: .* one alone, 'text;label'; set data.options.delimiter=';'"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "a.csv:1: not UTF-8.*iconv -f utf16"),
         ("a.csv", "text,text\na,b\n", "a.csv:1: the first row must name the fields.*columns"),
         ("a.csv", b"text,label\na,b\nc,\xff\n", "a.csv:3: not UTF-8.*iconv"),
         ("a.csv", "text,label\n", "a.csv: there is no row"),
