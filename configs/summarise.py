@@ -4,7 +4,7 @@ Needs Debian or Ubuntu: `python -m llm_jax fetch debian_synopses`.
 
 Measured over 512 held-out descriptions, in about 12 CPU-minutes: ROUGE-L 32.4, BLEU 14.8 (95 %: 30.3 to 34.7, 12.4 to
 17.1), and the first sentence of each 26.7, 4.9. The synopsis of the nearest description by scikit-learn's TF-IDF makes
-53.2, 41.2: packages have siblings, whose synopses differ by a word.
+53.2, 41.2: packages have siblings, whose synopses differ by a word. :decoder was not measured.
 
 python -m benchmarks.written --config=configs/summarise.py --workdir=runs/summarise --beams=4 --batches=16
 python -m llm_jax train --config=configs/summarise.py --workdir=runs/summarise
