@@ -6,7 +6,7 @@ Measured on 1,527 held-out packages by the first command, twenty minutes on two 
 and F1 82.2, where spans make 68.8 and 71.0, and rules that scikit-learn's logistic regression chooses among 100. An
 answer is copied, which six tokens a question teach slowly; so the passages are learnt too (`learn_source`; without it
 was not measured). Held-out nats a token of the answers fall from 2.41 at step 500 to 0.76 at 1000 and 0.19 at 2000.
-:t5, which learns the answers alone, is at 2.75 and 2.11, and makes 40.8 and 42.1 of the 1406 that are short enough for it.
+:t5, which learns the answers alone, is at 2.75 and 2.11, and makes 40.8 and 42.1 on the 1,406 that it has room for.
 
 python -m benchmarks.answers --config=configs/answer.py --workdir=runs/answer
 python -m llm_jax train --config=configs/answer.py --workdir=runs/answer
