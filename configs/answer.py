@@ -1,4 +1,4 @@
-"""Written answers to questions about Debian's packages: a small T5 from scratch reads the passage, or :decoder a llama.
+"""Written answers to questions about Debian's packages: a small llama from scratch that reads the passage, or :t5 a T5.
 
 The questions of configs/answer_spans.py. Needs Debian or Ubuntu: `python -m llm_jax fetch debian_questions`.
 
@@ -16,7 +16,7 @@ LLAMA = {"name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "ml
 JOINED = {"joined": True, "separator": "\nanswer: ", "learn_source": True}
 
 
-def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
+def get_config(kind: Literal["decoder", "t5"] = "decoder") -> ConfigDict:
     """Return the recipe."""
     joined = kind == "decoder"
     form = {"name": "answers", "long": "drop"}

@@ -18,6 +18,7 @@ T5 = {
     "name": "t5", "num_layers": 3, "embed_dim": 128, "num_heads": 4, "mlp_dim": 256, "gated": True, "tied": False,
 }  # fmt: skip
 LLAMA = {"name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True}
+JOINED = {"joined": True, "separator": "\nsummary: ", "learn_source": True}
 
 
 def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
@@ -33,7 +34,7 @@ def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
         },
         "data": {
             "source": "published", "options": {"name": "debian_synopses", "held_out": 0.01},
-            "form": form | ({"joined": True, "separator": "\nsummary: "} if joined else {"source_len": 128}),
+            "form": form | (JOINED if joined else {"source_len": 128}),
             "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16 if joined else 32,
             "seq_len": 192 if joined else 32,
         },

@@ -26,6 +26,7 @@ FORMS = {
     "passages": "llm_jax.data.examples.passages:Passages",
     "preferences": "llm_jax.data.examples.preferred:Preferences",
     "prompts": "llm_jax.data.tasks.prompts:Prompts",
+    "soft": "llm_jax.data.service.soft:Soft",
     "chat_prompts": "llm_jax.data.tasks.prompts:ChatPrompts",
     "tagged": "llm_jax.data.examples.tagged:Tagged",
 }
