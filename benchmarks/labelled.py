@@ -26,6 +26,7 @@ from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
 from llm_jax.data.examples.preferred import Preferences
 from llm_jax.data.examples.tagged import Tagged
+from llm_jax.run.judge.kinds import evaluator
 from llm_jax.run.open_run import OpenRun, open_run
 
 STRENGTHS = (3.0, 30.0)
@@ -45,7 +46,8 @@ def main() -> int:
     ours = [row for row in rows if row["split"] == "validation"][-1]
     about = json.loads(run.workdir.run.read_text())
     seconds = rows[-1]["time"] - about["started"]
-    print(f"\n{Path(given.config).name}, {ours['weight']:,.0f} held out; seconds of wall time on this machine\n")
+    of = evaluator(run.trained, run.objective).over["loss"]
+    print(f"\n{Path(given.config).name}, {ours['weight']:,.0f} held-out {of}; seconds of wall time on this machine\n")
     show(f"llm_jax {run.config.model.name}", ours, seconds)
     for name, found, took in foreign(run):
         show(name, found, took)

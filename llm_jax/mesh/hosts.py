@@ -74,6 +74,8 @@ def _local(array: Any) -> Any:
 def to_devices(local: Batch, global_rows: int) -> Batch:
     """Place this process's rows [local B, T] as a global batch [global B, T]: the door to the devices.
 
+    Where every process has all of the rows, each takes its own of them.
+
     Raises:
         ValueError: when the rows are not this process's share of `global_rows`.
     """

@@ -70,9 +70,7 @@ def with_rollouts(run: Run, pins: Pins) -> Run:
         fields["advantages"] = objective.advantages(got).reshape(-1)
         fields["rewards"] = got.reshape(-1).astype(np.float32)
         fields["spreads"] = np.repeat(got.std(1, ddof=1), group).astype(np.float32)
-        part, count = hosts.share(len(made))
-        own = slice(part * len(made) // count, (part + 1) * len(made) // count)
-        placed = hosts.to_devices({name: values[own] for name, values in fields.items()}, len(made))
+        placed = hosts.to_devices(fields, len(made))
         if objective.updates > 1:  # else it is the model's own, at this step
             placed["behaviour"] = known(run.model, state.params, placed)
         if reference:
