@@ -59,7 +59,8 @@ def run(arguments: Sequence[str]) -> int:
 
     def tell(done: Labelled) -> None:
         if sys.stderr.isatty():
-            print(f"\r{done.before + done.added + done.empty} of {len(records)}", end="", file=sys.stderr, flush=True)
+            told = done.before + done.added + done.empty
+            print(f"\r{told} of {len(records)}", end="\n" * (told == len(records)), file=sys.stderr, flush=True)
 
     done = label(records, questions, service, Path(flags.to), concurrency=flags.concurrency, tell=tell)
     print(f"{done.added} answers added to the {done.before} of {flags.to}, of {len(records)} prompts")
