@@ -1,7 +1,7 @@
 """DiLoCo on the State of the Union speeches: four workers of a tiny Llama meet every 20 steps (Douillard et al. 2023).
 
-Measured with the commands below, in held-out nats a token after 1.2 M tokens, under a CPU-minute each: 2.016 ± 0.005; data
-parallel, which meets every step, 1.875 ± 0.005; with the paper's outer momentum of 0.9, 2.591 ± 0.005.
+Measured with the commands below, in held-out nats a token after 1.2 M tokens, under a CPU-minute each: 2.016 ± 0.005;
+data parallel, which meets every step, 1.875 ± 0.005; with the paper's outer momentum of 0.9, 2.591 ± 0.005.
 
 Outer momentum m makes rate / (1 - m) of the workers' mean move in the end: 7 times as much with the paper's 0.7 and
 0.9, 1.4 times with 0.5. The paper meets every 500 steps, when workers have gone far apart and their mean is short of
