@@ -111,7 +111,7 @@ def split_rows(
     return Records(fingerprint(chosen, *parts, *(() if other else (split, held_out))), load)
 
 
-def by_suffix(path: Path, delimiter: str | None, columns: Sequence[str] | None) -> Iterator[Record]:
+def by_suffix(path: Path, delimiter: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Record]:
     """Yield the records of a file of a known kind."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
