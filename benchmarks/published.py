@@ -81,7 +81,7 @@ class Row:
     flow: tuple[int, int] = (1, 1)
 
 
-def tpu(
+def rated(
     model: str, slice_: str, rows: int, T: int, mesh: str, remat: str, speed: float, source: str, slices: int = 1
 ) -> Row:
     """A run whose speed is stated in TFLOP/s."""
@@ -94,19 +94,22 @@ def foundry(model: str, slice_: str, rows: int, T: int, remat: str, speed: float
 
 
 ROWS = [
-    tpu("22B", "v4:4x4x4", 16, 1024, "", "full", 156, V4), tpu("22B", "v4:4x4x4", 16, 1024, "", "full", 146, V4, 8),
-    tpu("52B", "v4:4x4x12", 10, 1024, "", "full", 154, V4),
-    tpu("16B", "v5e:16x16", 6, 2048, "", "full", 120, V5E), tpu("16B", "v5e:16x16", 6, 2048, "", "full", 108, V5E, 32),
-    tpu("32B", "v5e:16x16", 4, 2048, "", "full", 132, V5E), tpu("32B", "v5e:16x16", 4, 2048, "", "full", 119, V5E, 32),
-    tpu("64B", "v5e:16x16", 2, 2048, "", "full", 118, V5E), tpu("64B", "v5e:16x16", 2, 2048, "", "full", 99, V5E, 32),
-    tpu("128B", "v5e:16x16", 1, 2048, "tensor=16", "none", 110, V5E),
-    tpu("128B", "v5e:16x16", 1, 2048, "tensor=16", "none", 91, V5E, 32),
-    tpu("32B", "v5p:4x4x4", 7, 2048, "tensor=4", "none", 328, V5P),
-    tpu("64B", "v5p:4x4x4", 3, 2048, "tensor=4", "none", 323, V5P),
-    tpu("128B", "v5p:4x4x8", 1, 2048, "tensor=8", "none", 315, V5P),
-    tpu("128B", "v5p:4x8x8", 1, 2048, "tensor=8", "none", 316, V5P),
-    tpu("256B", "v5p:8x8x8", 1, 2048, "tensor=8", "none", 308, V5P),
-    tpu("512B", "v5p:8x8x8", 2, 2048, "tensor=8", "full", 294, V5P),
+    rated("22B", "v4:4x4x4", 16, 1024, "", "full", 156, V4), rated("22B", "v4:4x4x4", 16, 1024, "", "full", 146, V4, 8),
+    rated("52B", "v4:4x4x12", 10, 1024, "", "full", 154, V4),
+    rated("16B", "v5e:16x16", 6, 2048, "", "full", 120, V5E),
+    rated("16B", "v5e:16x16", 6, 2048, "", "full", 108, V5E, 32),
+    rated("32B", "v5e:16x16", 4, 2048, "", "full", 132, V5E),
+    rated("32B", "v5e:16x16", 4, 2048, "", "full", 119, V5E, 32),
+    rated("64B", "v5e:16x16", 2, 2048, "", "full", 118, V5E),
+    rated("64B", "v5e:16x16", 2, 2048, "", "full", 99, V5E, 32),
+    rated("128B", "v5e:16x16", 1, 2048, "tensor=16", "none", 110, V5E),
+    rated("128B", "v5e:16x16", 1, 2048, "tensor=16", "none", 91, V5E, 32),
+    rated("32B", "v5p:4x4x4", 7, 2048, "tensor=4", "none", 328, V5P),
+    rated("64B", "v5p:4x4x4", 3, 2048, "tensor=4", "none", 323, V5P),
+    rated("128B", "v5p:4x4x8", 1, 2048, "tensor=8", "none", 315, V5P),
+    rated("128B", "v5p:4x8x8", 1, 2048, "tensor=8", "none", 316, V5P),
+    rated("256B", "v5p:8x8x8", 1, 2048, "tensor=8", "none", 308, V5P),
+    rated("512B", "v5p:8x8x8", 2, 2048, "tensor=8", "full", 294, V5P),
     Row("Llama 2 70B", "v6e:16x16", 2, 4096, "", "offload", 900, TIERS),
     Row("Llama 3.1 8B", "v6e:16x16", 4, 8192, "", "offload", 7207, TIERS),
     Row("Llama 3.1 70B", "v6e:16x16", 4, 8192, "", "offload", 960, TIERS),
@@ -120,7 +123,7 @@ ROWS = [
     foundry("MPT 7B", "a100:1x8", 6, 2048, "none", 4641, 2), foundry("MPT 7B", "a100:1x8", 8, 8192, "full", 3206, 2),
     foundry("MPT 13B", "a100:1x8", 2, 2048, "none", 2262, 3), foundry("MPT 30B", "a100:1x8", 3, 2048, "full", 916, 21),
     foundry("MPT 70B", "a100:8x8", 8, 2048, "full", 410, 4),
-    tpu("Llama 2 7B", "h100:1x8", 4, 4096, "", "dots", 492, A3),
+    rated("Llama 2 7B", "h100:1x8", 4, 4096, "", "dots", 492, A3),
     Row("Llama 2 7B", "h100:1x8", 2, 4096, "", "dots", 22.19 * 4096 / 8, TOOLBOX),
     Row("Llama 2 70B", "h100:8x8", 2, 4096, "", "query,key,value", 74909 / 64, DGXC_MAXTEXT),
     Row("Llama 2 70B", "h100:32x8", 2, 4096, "", "query,key,value", 293185 / 256, DGXC_MAXTEXT),

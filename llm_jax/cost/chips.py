@@ -40,11 +40,12 @@ CHIPS = {
     "b200": Chip("NVIDIA B200", 2250e12, 180 * GB, 8000 * GB, 900 * GB, 2, 50 * GB, 0.92),
     "gb200": Chip("NVIDIA GB200", 2450e12, 186 * GB, 8000 * GB, 900 * GB, 2, 50 * GB, 0.92),
 }  # fmt: skip
-"""FLOP/s, memory and its bandwidth: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; NVIDIA's data sheets
-(B200: HGX). Links: v4 to v6e, "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus), both ways along one axis;
-v7x from its docs; GPUs, half of NVLink's figure, which counts in and out. dcn: the book's 6.25 GB/s a v5p chip and its
-ratios for others (v5e 3.125, v6e 12.5); v4 and v7x are taken as v5p and v6e are; GPUs, one NIC of 200 (A100) or
-400 Gbit/s each. usable: libtpu allows 15.75 GiB of v5e's 16; GPUs keep memory for contexts and NCCL (our assumption).
+"""FLOP/s, memory and its bandwidth: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; NVIDIA's data sheets (B200:
+HGX; GB200 as its dgxc-benchmarking counts). Links: v4 to v6e, "How to Scale Your Model"
+(jax-ml.github.io/scaling-book/tpus), both ways along one axis; v7x from its docs; GPUs, half of NVLink's figure, which
+counts in and out. dcn: the book's 6.25 GB/s a v5p chip and its ratios for others (v5e 3.125, v6e 12.5); v4 and v7x are
+taken as v5p and v6e are; GPUs, one NIC of 200 (A100) or 400 Gbit/s each. usable: libtpu allows 15.75 GiB of v5e's 16;
+GPUs keep memory for contexts and NCCL (our assumption).
 """
 
 PEAK_BF16 = {

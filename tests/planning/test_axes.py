@@ -59,6 +59,7 @@ def test_tpus_sum_what_is_split_over_more_than_32_chips_and_no_other_axis(name, 
     assert [row for row in two if row.axes != ("slice",)] == links.compiled(w, chips)[: len(two) - 1]
 
 
+@pytest.mark.rotates(5)
 @pytest.mark.parametrize("recipe", sorted(Path("configs/pods").glob("*.json")), ids=lambda path: path.stem)
 def test_formulas_send_what_the_plans_of_the_recipes_do(recipe):
     """For which the compiler's programs were read, on slices of 256 chips; Gemma's tied table is gathered once."""
