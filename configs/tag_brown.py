@@ -14,6 +14,8 @@ python -m llm_jax train --config=configs/tag_brown.py:hmm --workdir=runs/tags_fe
 python -m llm_jax train --config=configs/tag_brown.py:em --workdir=runs/tags_em
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 TAGS = (
@@ -33,8 +35,8 @@ MODELS = {
 }  # fmt: skip
 
 
-def get_config(model: str = "bert") -> ConfigDict:
-    """Return the recipe; model is one of `MODELS`."""
+def get_config(model: Literal["bert", "lstm", "hmm", "em"] = "bert") -> ConfigDict:
+    """Return the recipe."""
     counted = model in ("hmm", "em")
     at = "last" if model == "lstm" else "first"  # it reads from left to right
     return ConfigDict({

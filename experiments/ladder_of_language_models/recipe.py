@@ -3,7 +3,7 @@
 python -m llm_jax train --config=experiments/ladder_of_language_models/recipe.py:llama --workdir=runs/ladder/llama
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -74,7 +74,7 @@ RATES = {"bart": LOW, "marian": LOW}
 """Norms that stand after each part of a layer do not bear the rate of the others (Xiong et al. 2020)."""
 
 
-def get_config(name: str) -> ConfigDict:
+def get_config(name: Literal[*MODELS, *OTHERS]) -> ConfigDict:
     """Return the recipe of a rung."""
     changes = OTHERS.get(name) or {"model": {"name": name, **MODELS[name]}, "optimizer": RATES.get(name, {})}
     recipe = {
