@@ -92,6 +92,7 @@ compression: $(READY)
 bench: $(ORACLES) $(PLAN)
 	$(BIN)/python -m benchmarks.training --torch_python=$(BIN)/python --out=benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.decoding --torch_python=$(BIN)/python --out=benchmarks/DECODING.md
+	$(BIN)/python -m benchmarks.recurrent --out=benchmarks/RECURRENT.md
 	$(BIN)/python -m benchmarks.compiling > benchmarks/COMPILING.md
 	$(BIN)/python -m benchmarks.importing "$$($(BIN)/python -m llm_jax fetch smollm2)" --out=benchmarks/IMPORTING.md
 	$(BIN)/python -m benchmarks.encoding > benchmarks/ENCODING.md

@@ -1,6 +1,7 @@
 """A model of GRU layers on the State of the Union speeches, its state carried from batch to batch.
 
-Measured with the command below: 2.138 held-out bits per byte; each held-out row of 128 tokens begins with nothing.
+Measured with the command below: 2.138 held-out bits per byte with each row of 128 tokens judged alone. The
+run carries its state through held-out text too: 2.201 beside 2.218 row by row, after 402 of the 600 steps.
 
 python -m llm_jax train --config=configs/gru_sotu.py --workdir=runs/gru
 """

@@ -143,7 +143,8 @@ def _evaluate(flags: Any) -> int:
 
     opened = open_run(flags.workdir)
     with hosts.together().active():
-        params, judge = opened.params(flags.step), kinds.evaluator(opened.model, opened.objective)
+        params, learner = opened.params(flags.step), opened.resolved.values["train"]["learner"]
+        judge = kinds.evaluator(opened.model, opened.objective, learner)
         if flags.pseudo:
             judge = kinds.likelihoods(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
         loader, rows = _loader(opened, flags.data, whole=flags.pseudo)

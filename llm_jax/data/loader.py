@@ -91,7 +91,12 @@ class Loader:
         return self._assemble(np.arange(first, first + size), *self._examples(first, first + size))
 
     def once(
-        self, batch_size: int, process_index: int = 0, process_count: int = 1, limit: int | None = None
+        self,
+        batch_size: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        limit: int | None = None,
+        runs: bool = False,
     ) -> Iterator[Fields]:
         """Yield every row exactly once, in order, always with `weights`; the last batch is padded with weight 0.
 
@@ -100,12 +105,15 @@ class Loader:
             process_index: which slice of each batch to yield,
             process_count: of how many; all processes see the same number of batches.
             limit: stop after so many batches.
+            runs: deal the rows to those of a batch in equal runs, so that each goes on in the next batch; the last runs
+                may be shorter, or empty.
         """
         size = self._share(batch_size, process_count)
         ends = np.cumsum([rows.count for rows in self.components])
-        starts = range(0, int(ends[-1]), batch_size)[:limit]
-        for start in starts:
-            n = start + process_index * size + np.arange(size)
+        steps = -(-int(ends[-1]) // batch_size)
+        own = process_index * size + np.arange(size)
+        for step in range(steps)[:limit]:
+            n = own * steps + step if runs else step * batch_size + own
             real = np.minimum(n, ends[-1] - 1)
             component = np.searchsorted(ends, real, side="right")
             row = real - np.concatenate([[0], ends])[component]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core.targets import targets_and_weights
-from llm_jax.core.types import Array, Batch, Model, Params
+from llm_jax.core.types import Array, Batch, Cache, Carries, Model, Outputs, Params
 from llm_jax.kernels.cross_entropy import chunked
 
 
@@ -31,8 +31,17 @@ def row_sums(model: Model, params: Params, batch: Batch) -> Array:
 
     What the model charges beside (`Outputs.extras["nats"]`) is among the nats.
     """
+    return _summed(model.apply(params, batch, key=None), batch)
+
+
+def carried_sums(model: Carries, params: Params, batch: Batch, past: Cache) -> tuple[Array, Cache]:
+    """Return `row_sums` of rows that go on from those that left `past`, and what these leave."""
+    outputs, after = model.carry(params, batch, past)
+    return _summed(outputs, batch), after
+
+
+def _summed(outputs: Outputs, batch: Batch) -> Array:
     targets, weights = targets_and_weights(batch)
-    outputs = model.apply(params, batch, key=None)
     nll = chunked(outputs.head, outputs.hidden, targets).nll
     return beside_counts((nll * weights).sum(1) + outputs.extras.get("nats", 0.0), batch)
 

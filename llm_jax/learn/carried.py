@@ -2,6 +2,7 @@
 
 What a model keeps of a text passes from batch to batch in `State.extra["carried"]`, gradients stop at the batch. Data
 must be packed so that rows go on (`data.packing=contiguous`); a row whose first position is 0 begins anew.
+Held-out text is judged so, too (`evals.perplexity.carried_sums`).
 """
 
 from dataclasses import dataclass, replace
@@ -48,7 +49,7 @@ def carried(
         UserError: the model has no state to carry, or a batch would be computed in parts.
     """
     if not isinstance(model, Carries):
-        raise UserError('train.learner="carried" needs a recurrent model, such as model.name="lstm" or "gru"')
+        raise UserError('train.learner="carried" needs a recurrent model, such as model.name="lstm", "gru" or "mamba2"')
     if microbatches != 1:
         raise UserError(f'train.microbatches={microbatches}: train.learner="carried" computes a batch at once; set 1')
 

@@ -12,7 +12,7 @@ from llm_jax.adapt.adapted import unadapted
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
-from llm_jax.core.types import Batch, Declaration, Decodes, Learner, Model, Objective, Samples, State
+from llm_jax.core.types import Batch, Counts, Declaration, Decodes, Learner, Model, Objective, Samples, State
 from llm_jax.data.build import Data, training_texts
 from llm_jax.data.build import build as build_data
 from llm_jax.data.clients import Rounds
@@ -113,6 +113,11 @@ def check(config: Config) -> tuple[Sections, Plan]:
         alike_abroad(built)
         if hasattr(objective(config), "head"):
             exportable(parts.export, values, built)
+    if parts.train.learner == "em" and isinstance(built, Counts) and values["init_from"] is None:
+        raise UserError(
+            'train.learner="em" goes on from counts, and this model has none yet: take those of a run of '
+            'train.learner="counting" with --config.init_from=WORKDIR'
+        )
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches

@@ -31,10 +31,12 @@ def held_out(
 ) -> dict[str, Estimate]:
     """Return the estimates of parameters on a loader's rows, `rows` at a time, over at most `limit` batches.
 
-    `beside` adds to a batch what it is judged by beside the model.
+    `beside` adds to a batch what it is judged by beside the model. Where rows go on from batch to batch, the text is
+    read in `rows` runs, each from nothing: one at a time is the whole text in one go.
     """
-    batches = loader.once(rows, *hosts.share(rows), limit)
-    return judge.merge(lambda batch: hosts.whole(judge.sums(params, beside(hosts.to_devices(batch, rows)))), batches)
+    batches = loader.once(rows, *hosts.share(rows), limit, runs=judge.empty is not None)
+    sums = judge.of(params, rows)
+    return judge.merge(lambda batch: hosts.whole(sums(beside(hosts.to_devices(batch, rows)))), batches)
 
 
 class Written(NamedTuple):

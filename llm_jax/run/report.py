@@ -58,7 +58,8 @@ def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
     """Return the lines that a run ends with: what was measured beside what was expected, and what to try next."""
     if outcome.step == outcome.began:
         return f"step {outcome.step}: already finished; nothing to do in {workdir.path}"
-    judged = told(evaluator(run.model, run.objective), outcome.evaluation) or "nothing is held out to judge it by"
+    judge = evaluator(run.model, run.objective, run.sections.train.learner)
+    judged = told(judge, outcome.evaluation) or "nothing is held out to judge it by"
     lines = [f"finished at step {outcome.step}: {judged}"]
     expected, measured = run.sections.eval.expected, outcome.evaluation.get("bits_per_byte")
     if expected.bits_per_byte is not None and measured is not None:

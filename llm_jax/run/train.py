@@ -135,7 +135,7 @@ class Loop:
         self._flops = run.flops_per_token()
         self._rates = jax.jit(run.rate)
         self._block = self._rates_from(start)  # before the first step, behind which it would wait
-        self._evaluate = evaluator(run.model, run.objective)
+        self._evaluate = evaluator(run.model, run.objective, run.sections.train.learner)
         self.evaluation: dict[str, Estimate] = {}
 
     def begin(self, state: State) -> None:

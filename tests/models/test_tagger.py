@@ -1,12 +1,18 @@
-"""Tagging by counts: the counts are those of the text, and the path is the best of all paths."""
+"""Tagging by counts: they are those of the text, the path is the best of all paths, and EM goes on from them."""
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
+from llm_jax.core.table import UserError
+from llm_jax.learn.em import em
 from llm_jax.models.classical.hmm import Hmm
+from llm_jax.run import build
+from llm_jax.run.config import load_recipe, resolve
 
 LABELS = ("x", "y", "z")
 MODEL = Hmm(vocab_size=7, floor=0.5).tagger(LABELS)
@@ -85,3 +91,74 @@ def test_the_path_is_that_of_nltk():
     other = trainer.train_supervised(pairs, estimator=lambda counts, bins: LidstoneProbDist(counts, 0.5, bins))
     for row, text in enumerate(pairs):
         assert other.best_path([w for w, _ in text]) == found[row][rows["weights"][row] > 0].tolist()
+
+
+def chances(model, params):
+    return [np.asarray(model._probabilities(params)[name], np.float64) for name in ("start", "transition", "emission")]
+
+
+def test_expected_counts_are_those_of_all_taggings_by_their_probability():
+    params = counted()
+    start, transition, emission = chances(MODEL, params)
+    text = [([1, 4], 0), ([2], 0), ([5], 0), ([3], 0)]
+    sums, loss = jax.jit(MODEL.expectations)(params, batch_of([text]))
+    total, expected = 0.0, {"start": np.zeros(3), "transition": np.zeros((3, 3)), "emission": np.zeros((3, 7))}
+    for path in itertools.product(range(3), repeat=4):
+        log_p = start[path[0]] + sum(transition[a, b] for a, b in itertools.pairwise(path)) + emission[path[-1], 6]
+        p = np.exp(log_p + sum(emission[tag, tokens].sum() for tag, (tokens, _) in zip(path, text, strict=True)))
+        total += p
+        expected["start"][path[0]] += p
+        for pair in itertools.pairwise(path):
+            expected["transition"][pair] += p
+        for tag, (tokens, _) in [*zip(path, text, strict=True), (path[-1], ([6], 0))]:
+            np.add.at(expected["emission"][tag], tokens, p)
+    np.testing.assert_allclose(-loss.total, np.log(total), rtol=1e-5)
+    assert loss.weight == 6, "tokens of words and what ends the text"
+    for name, counts in expected.items():
+        np.testing.assert_allclose(sums[name], counts / total, rtol=1e-4, atol=1e-6)
+
+
+def test_em_on_words_alone_never_lowers_what_it_climbs():
+    """The likelihood times the prior of `floor` counts more of everything, and it does not see the tags."""
+    learner = em(MODEL, None, None, microbatches=1, batch_size=3)
+    batch = batch_of(TEXTS)
+    state, climbed = replace(learner.init(jax.random.key(0)), params=counted()), []
+    update = jax.jit(learner.update)
+    for tags in (batch["tags"], *[np.zeros_like(batch["tags"])] * 7):
+        prior = MODEL.floor * sum(table.sum() for table in chances(MODEL, state.params))
+        state, stats = update(state, batch | {"tags": tags})
+        climbed.append(prior - float(stats["loss"].total))
+    assert all(b >= a - 1e-4 for a, b in itertools.pairwise(climbed)) and climbed[-1] > climbed[0] + 0.5
+
+
+@pytest.mark.oracle
+def test_a_step_of_em_is_that_of_nltk():
+    """Words of one token, and texts that nothing ends; nltk leaves the first tags as they are."""
+    from nltk.probability import LidstoneProbDist
+    from nltk.tag.hmm import HiddenMarkovModelTrainer
+
+    texts = [[([int(w)], int(t)) for w, t in RNG.integers(0, (6, 3), (size, 2))] for size in (9, 4, 7, 5, 8, 6)]
+    rows = batch_of(texts, 11)
+    rows["segments"][rows["tokens"] == 6] = 0
+    model = Hmm(vocab_size=6, floor=0.5).tagger(LABELS)
+    params = model.count(model.init(jax.random.key(0)), rows)
+    sums, _ = model.expectations(params, rows)
+    trainer = HiddenMarkovModelTrainer([0, 1, 2], [0, 1, 2, 3, 4, 5])
+    pairs = [[(tokens[0], tag) for tokens, tag in text] for text in texts]
+    begun = trainer.train_supervised(pairs, estimator=lambda counts, bins: LidstoneProbDist(counts, 0.5, bins))
+    other = trainer.train_unsupervised(
+        [[(word, None) for word, _ in text] for text in pairs], model=begun, max_iterations=1, verbose=False
+    )
+    for tag in range(3):
+        for name, table, size in (("transition", other._transitions, 3), ("emission", other._outputs, 6)):
+            ours = np.asarray(sums[name][tag]) / sums[name][tag].sum()
+            np.testing.assert_allclose(ours, [table[tag].prob(i) for i in range(size)], rtol=1e-4)
+
+
+def test_em_that_has_no_counts_to_go_on_from_is_refused():
+    """Equal tags would stay equal for ever."""
+    recipe = load_recipe(f"{Path(__file__).parents[2]}/configs/tag_brown.py:em")
+    build.check(resolve(recipe))
+    recipe["init_from"] = None
+    with pytest.raises(UserError, match="init_from=WORKDIR"):
+        build.check(resolve(recipe))

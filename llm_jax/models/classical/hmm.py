@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from llm_jax.core import checks
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Mean, Outputs, Params
+from llm_jax.models.classical.markov import advance
 from llm_jax.models.classical.tagger import Tagger
 from llm_jax.nn import cache as caches
 from llm_jax.nn.cache import Part
@@ -54,8 +55,8 @@ class Hmm:
         return initialize(self.declarations(), key)
 
     def tagger(self, labels: tuple[str, ...]) -> Tagger:
-        """Return the model whose states are tags, which learns by counting; `num_states` and `every` are of no use."""
-        return Tagger(self.vocab_size, labels, self.floor)
+        """Return the model whose states are tags, which learns by counting, and from there by EM; no `num_states`."""
+        return Tagger(self.vocab_size, labels, self.floor, self.every)
 
     def apply(self, params: Params, batch: Batch, *, key: Key | None = None) -> Outputs:
         """Outputs whose hidden states are log p(next state | text so far) and whose logits are log-probabilities."""
@@ -146,12 +147,6 @@ class Hmm:
 def normalized(params: Params) -> Params:
     """Return the log-probabilities of the model."""
     return {name: log_softmax(value, axis=-1) for name, value in params.items()}
-
-
-def advance(prior: Float[Array, "... S"], table: Float[Array, "S X"]) -> Float[Array, "... X"]:
-    """Return log Σ_s exp(prior[s] + table[s, x])."""
-    largest = jax.lax.stop_gradient(prior.max(-1, keepdims=True))
-    return jnp.log(jnp.exp(prior - largest) @ jnp.exp(table)) + largest
 
 
 def layout(batch: Batch) -> tuple[Array, Array, Array]:

@@ -105,6 +105,10 @@ class Mamba2:
         batch = {"tokens": tokens}
         return self._forward(params, batch, context(batch, cache), cache, None)
 
+    def carry(self, params: Params, batch: Batch, cache: Cache, key: Key | None = None) -> tuple[Outputs, Cache]:
+        """Outputs of a batch whose rows go on from those that left the cache, and the cache after it."""
+        return self._forward(params, batch, context(batch, cache), cache, key)
+
     def _forward(
         self, params: Params, batch: Batch, where: Context, cache: Cache, key: Key | None
     ) -> tuple[Outputs, Cache]:

@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import jax
 
 from llm_jax.core.table import lookup
-from llm_jax.core.types import Adversaries, Model, Objective
+from llm_jax.core.types import Adversaries, Batch, Cache, Carries, Model, Objective, Params
 from llm_jax.evals import adversarial as players
 from llm_jax.evals import labelled
-from llm_jax.evals.perplexity import Estimate, perplexity, row_sums
+from llm_jax.evals.perplexity import Estimate, carried_sums, perplexity, row_sums
 from llm_jax.evals.tuned import preferred
 from llm_jax.evals.tuned import spans as pointed
 from llm_jax.run.judge import JUDGES
@@ -24,7 +24,8 @@ class Judge:
 
     sums: compiled, (params, batch) -> sums of each row. merge: (batch -> sums, batches) -> estimates. over: what the
     count of each estimate is of. units: of those estimates that have one. table: estimates -> a report of several
-    lines, of what is judged by classes.
+    lines, of what is judged by classes. empty: where rows go on from batch to batch, rows of a batch -> what stands
+    before the first; `sums` then takes and returns it last.
     """
 
     sums: Callable[..., Any]
@@ -32,11 +33,26 @@ class Judge:
     over: Mapping[str, str]
     units: Mapping[str, str] = field(default_factory=dict)
     table: Callable[[Mapping[str, Estimate]], str] | None = None
+    empty: Callable[[int], Cache] | None = None
+
+    def of(self, params: Params, rows: int) -> Callable[[Batch], Any]:
+        """Return batch of so many rows -> sums, for one pass over all batches in their order."""
+        if self.empty is None:
+            return partial(self.sums, params)
+        past = self.empty(rows)
+
+        def one(batch: Batch) -> Any:
+            nonlocal past
+            found, past = self.sums(params, batch, past)
+            return found
+
+        return one
 
 
-def evaluator(model: Model, objective: Objective) -> Judge:
-    """Return how a model that learnt by an objective is judged."""
-    made: Judge = lookup(JUDGES, getattr(objective, "judged", "likelihood"), "judged")(model)
+def evaluator(model: Model, objective: Objective, learner: str = "gradient") -> Judge:
+    """Return how a model that learnt by an objective is judged; learner: a key of `LEARNERS`."""
+    plain = "carried" if learner == "carried" and isinstance(model, Carries) else "likelihood"
+    made: Judge = lookup(JUDGES, getattr(objective, "judged", plain), "judged")(model)
     return made
 
 
@@ -49,6 +65,13 @@ def likelihoods(sums: Callable[..., Any]) -> Judge:
 def likelihood(model: Model) -> Judge:
     """By the probability of the targets."""
     return likelihoods(jax.jit(partial(row_sums, model)))
+
+
+def carried(model: Carries) -> Judge:
+    """By the probability of the targets, each row going on where that of the batch before ended."""
+    empty = jax.jit(model.empty_cache, static_argnums=(0, 1))
+    judge = likelihoods(jax.jit(partial(carried_sums, model)))
+    return replace(judge, empty=lambda rows: empty(rows, 1))
 
 
 def adversarial(model: Adversaries) -> Judge:
