@@ -19,7 +19,7 @@ from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.core.types import Counts, Model, State
 from llm_jax.data.examples.forms import Around
 from llm_jax.interop import configs
-from llm_jax.interop.arpa import orders, write
+from llm_jax.interop.arpa.writer import orders, write
 from llm_jax.interop.peft import Adapter, peft
 from llm_jax.interop.save import Export
 from llm_jax.learn.ema import averaged
