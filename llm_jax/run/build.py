@@ -110,9 +110,9 @@ def check(config: Config) -> tuple[Sections, Plan]:
     examples.check(parts.data, objective(config), values["objective"]["name"])
     built = model(config, vocab_size=ANY_VOCABULARY)
     if parts.export.every:
-        alike_abroad(built)
         if hasattr(objective(config), "head"):
             exportable(parts.export, values, built)
+        alike_abroad(values, built)
     declared = built.declarations()
     getattr(objective(config), "fits", lambda model: None)(built)
     plan, rows = plan_of(parts.mesh), parts.data.batch_size // parts.train.microbatches
