@@ -54,7 +54,8 @@ test-laws: $(DEV)
 
 test-mesh: $(DEV)
 	LLM_JAX_ALL_LAWS=1 $(BIN)/pytest -n 2 -m "exhaustive or not exhaustive" \
-	  tests/laws/test_meshes.py tests/laws/test_sharded_state.py tests/mesh tests/nn/test_moe.py
+	  tests/laws/test_meshes.py tests/laws/test_sharded_state.py tests/mesh tests/nn/test_moe.py \
+	  tests/laws/test_prefix.py::test_a_plan_changes_no_loss_and_no_gradient_of_prefixes
 
 test-oracles: $(ORACLES)
 	$(BIN)/pytest -m oracle tests

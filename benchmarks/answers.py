@@ -1,4 +1,4 @@
-"""A recipe that answers by spans, beside scikit-learn's logistic regression, judged by torchmetrics, in one run.
+"""A recipe that answers, by spans or in writing, beside scikit-learn's logistic regression: torchmetrics judges both.
 
     python -m benchmarks.answers --config=configs/answer_spans.py --workdir=runs/answers
 
@@ -10,15 +10,13 @@ small letters without articles and signs.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks import verbs
-from llm_jax.data.examples import forms
+from llm_jax.cli.ask import answering
 from llm_jax.data.examples.opened import open_examples
-from llm_jax.data.examples.passages import Passages
-from llm_jax.evals.tuned.spans import answering
 from llm_jax.run.open_run import open_run
 
 AT_ONCE = 32
@@ -33,13 +31,11 @@ def main() -> int:
     verbs.run("train", f"--config={given.config}", f"--workdir={given.workdir}", *more)
     run = open_run(given.workdir)
     data: dict[str, Any] = run.resolved.values["data"]
-    form = forms.build(data["form"])
-    assert isinstance(form, Passages)
     splits = [open_examples(data["source"], data["options"], s, data["normalization"]) for s in ("train", "validation")]
-    known, asked = ([(*form.texts(r), r.values[form.answers]["text"][:1]) for r in split or ()] for split in splits)
-    around = forms.Around(run.tokenizer, data["seq_len"], 0)
-    answer = answering(run.model, run.params(), form, around)
-    short = [row for row in asked if len(run.tokenizer.encode("\n".join(row[:2]))) < data["seq_len"] - 8]
+    known, asked = ([read(record.values) for record in split or ()] for split in splits)
+    answer = answering(run, None)
+    room = (data["form"].get("source_len") or data["seq_len"]) - 8
+    short = [row for row in asked if len(run.tokenizer.encode("\n".join(row[:2]))) < room]
     ours: list[str] = []
     for i in range(0, len(short), AT_ONCE):
         few = short[i : i + AT_ONCE]
@@ -49,6 +45,11 @@ def main() -> int:
     show(f"llm_jax {run.config.model.name}", ours, short)
     show("scikit-learn, the field by logistic", of_lines(known, short), short)
     return 0
+
+
+def read(values: Mapping[str, Any]) -> tuple[str, str, list[str]]:
+    """Return question, passage and the first answer, if there is one, of a record as SQuAD has them."""
+    return values["question"], values["context"], values["answers"]["text"][:1]
 
 
 def show(name: str, said: Sequence[str], asked: Sequence[Any]) -> None:

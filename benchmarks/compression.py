@@ -13,6 +13,7 @@ import argparse
 import os
 import platform
 import random
+import re
 import sys
 import tempfile
 import time
@@ -35,16 +36,19 @@ from llm_jax.run import evaluate
 from llm_jax.run.judge.kinds import evaluator
 from llm_jax.run.open_run import OpenRun, open_run
 
+KERNELS = "--embeddings=float32"  # kernels alone are packed
 WAYS = {
-    "int8, a scale each output": ["--quantize=int8"],
-    "int8, groups of 64": ["--quantize=int8", "--group=64"],
-    "int4, a scale each output": ["--quantize=int4", "--group=channel"],
-    "int4, groups of 64": ["--quantize=int4"],
-    "int4, groups of 16": ["--quantize=int4", "--group=16"],
-    "nf4, groups of 64": ["--quantize=nf4"],
+    "int8, a scale each output": ["--quantize=int8", KERNELS],
+    "int8, groups of 64": ["--quantize=int8", "--group=64", KERNELS],
+    "int8, embeddings too": ["--quantize=int8"],
+    "int4, a scale each output": ["--quantize=int4", "--group=channel", KERNELS],
+    "int4, groups of 64": ["--quantize=int4", KERNELS],
+    "int4, groups of 16": ["--quantize=int4", "--group=16", KERNELS],
+    "int4, groups of 64, embeddings int8": ["--quantize=int4"],
+    "nf4, groups of 64": ["--quantize=nf4", KERNELS],
     "half pruned": ["--prune=0.5"],
     "2:4 pruned": ["--prune=2:4"],
-    "half pruned, int8": ["--prune=0.5", "--quantize=int8"],
+    "half pruned, int8": ["--prune=0.5", "--quantize=int8", KERNELS],
 }
 STUDENTS = {  # what it is -> recipe, name of its workdir
     "half pruned in training": ("configs/prune.py", "prune"),
@@ -71,6 +75,7 @@ class Measured:
     on_disk: int
     zeros: float
     bits: Estimate
+    perplexity: Estimate
     read: Callable[[], int]
     write: Callable[[], int]
 
@@ -80,7 +85,7 @@ def measured(workdir: str, data: str, rows: int, batches: int | None) -> Measure
     opened = open_run(workdir)
     params, judge, loader = opened.params(), evaluator(opened.model, opened.objective), held_out(opened, data)
     found = evaluate.held_out(judge, params, loader, rows, batches)
-    few = list(loader.once(rows, limit=8))
+    few = list(loader.once(rows, limit=min(8, batches or 8)))
     greedy = Sampling(temperature=0.0)
     prepared = unstacked(opened.model, params)  # type: ignore[arg-type]
 
@@ -103,7 +108,9 @@ def measured(workdir: str, data: str, rows: int, batches: int | None) -> Measure
     size = sum(int(np.prod(d.shape)) for d in base.declarations().values())
     step = Path(str(opened.workdir.checkpoints)) / str(opened.steps[-1])
     on_disk = sum(f.stat().st_size for f in step.rglob("*") if f.is_file())
-    return Measured(size, tree.num_bytes(params), on_disk, zeros, found["bits_per_byte"], read, write)
+    return Measured(
+        size, tree.num_bytes(params), on_disk, zeros, found["bits_per_byte"], found["perplexity"], read, write
+    )
 
 
 def held_out(opened: OpenRun, data: str) -> Any:
@@ -141,17 +148,17 @@ def table(models: dict[str, Measured], found: dict[str, tuple[list[float], list[
     """Return the Markdown table."""
     first = next(iter(models.values()))
     lines = [
-        "| model | parameters | MB in memory | MB on disk | zeros | bits per byte | to float32 | reads, tokens/s | "
-        "writes, tokens/s |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | parameters | MB in memory | MB on disk | zeros | bits per byte | to float32 | perplexity | "
+        "reads, tokens/s | writes, tokens/s |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, m in models.items():
         change = f"{m.bits.value - first.bits.value:+.4f}" if m is not first else ""
         zeros = f"{m.zeros:.0%}" if m.zeros > 0.1 and "int4" not in name else ""
         lines.append(
             f"| {name} | {m.parameters:,} | {m.stored / 1e6:.2f} | {m.on_disk / 1e6:.2f} | {zeros} | "
-            f"{m.bits.value:.4f} ± {m.bits.error:.4f} | {change} | {spread(found[name][0], ',.0f')} | "
-            f"{spread(found[name][1], ',.0f')} |"
+            f"{m.bits.value:.4f} ± {m.bits.error:.4f} | {change} | {m.perplexity.value:.3f} | "
+            f"{spread(found[name][0], ',.0f')} | {spread(found[name][1], ',.0f')} |"
         )
     return "\n".join(lines)
 
@@ -162,7 +169,7 @@ def report(workdir: str, flags: argparse.Namespace, students: str | None) -> str
     models = {"float32": measured(workdir, *given)}
     with tempfile.TemporaryDirectory() as folder:
         for name, words in WAYS.items():
-            if flags.ways in name:
+            if re.search(flags.ways, name):
                 to = f"{folder}/{len(models)}"
                 ran("compress", f"--workdir={workdir}", f"--to={to}", *words)
                 models[name] = measured(to, *given)
@@ -182,7 +189,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16, help="of a batch")
     parser.add_argument("--batches", type=int, help="of held-out text at most (default: all)")
     parser.add_argument("--students", metavar="DIR", help="where the recipes of smaller models are trained")
-    parser.add_argument("--ways", default="", help="only those whose name has this in it")
+    parser.add_argument("--ways", default="", help="only those in whose name this regular expression is found")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()

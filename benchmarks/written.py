@@ -12,6 +12,7 @@ import json
 import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,8 @@ def main() -> int:
     sources = [row["source"].removeprefix(form.prefix).removesuffix(form.separator) for row in made]
     found = {
         f"llm_jax {about['model']['name']}": [row["text"] for row in made],
-        "scikit-learn, nearest by TF-IDF": nearest(about["data"], form, sources),
-        "first sentence of the source": [re.split(r"(?<=[.!?。])\s", source, maxsplit=1)[0] for source in sources],
+        "scikit-learn, nearest by TF-IDF": nearest(known(about["data"], form), sources),
+        "first sentence of the source": [first_sentence(source) for source in sources],
         "the source": sources,
     }
     references = [row["reference"] for row in made]
@@ -61,17 +62,27 @@ def main() -> int:
     return 0
 
 
-def nearest(data: dict[str, Any], form: Pairs, sources: list[str]) -> list[str]:
-    """Return for each source the target of the training source that is most like it."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
+def first_sentence(text: str) -> str:
+    """Return a text up to the first sign that ends a sentence."""
+    return re.split(r"(?<=[.!?。])\s", text, maxsplit=1)[0]
 
+
+def known(data: dict[str, Any], form: Pairs) -> list[tuple[str, str]]:
+    """Return (source, target) of what was trained on."""
     records = open_examples(data["source"], data["options"], "train", data["normalization"])
     assert records is not None
-    read, written = zip(*(form.texts(record) for record in records), strict=True)
+    return [(read.removeprefix(form.prefix), written) for read, written in map(form.texts, records)]
+
+
+def nearest(pairs: Sequence[tuple[str, str]], sources: Sequence[str]) -> list[str]:
+    """Return for each source the target of the pair whose source is most like it."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    read, written = zip(*pairs, strict=True)
     vectors = TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2))
-    known = vectors.fit_transform([text.removeprefix(form.prefix) for text in read]).T.tocsc()
+    likeness = vectors.fit_transform(read).T.tocsc()
     asked = vectors.transform(sources)
-    parts = [asked[i : i + AT_ONCE] @ known for i in range(0, asked.shape[0], AT_ONCE)]
+    parts = [asked[i : i + AT_ONCE] @ likeness for i in range(0, asked.shape[0], AT_ONCE)]
     best = np.concatenate([np.asarray(part.argmax(axis=1)).ravel() for part in parts])
     return [written[i] for i in best]
 

@@ -9,8 +9,11 @@ A line of my.jsonl is {"messages": [{"role": "user", "content": "…"}, {"role":
 --config.data.form.prompt=question --config.data.form.response=answer. A twentieth of the examples, by hash, is held
 out; the loss is that of the answers alone.
 
-LoRA over all kernels of the layers; :whole learns every parameter.
+LoRA over all kernels of the layers; :whole learns every parameter; :synopses learns from published examples, to sum up
+descriptions of Debian's packages in a line (python -m llm_jax fetch debian_synopses).
 """
+
+from typing import Literal
 
 from ml_collections import ConfigDict
 
@@ -19,11 +22,15 @@ SMOLLM2 = {
     "head_dim": 64, "mlp_dim": 1536, "tied": True, "norm_eps": 1e-5, "rope": {"theta": 100000.0},
 }  # fmt: skip
 LORA = {"name": "lora", "rank": 16, "alpha": 32.0, "targets": ["attention/", "mlp/(gate|up|down)"]}
+SYNOPSES = {
+    "name": "chat", "prompt": "source", "response": "target", "long": "drop",
+    "prefix": "Sum up this software package in one line:\n\n",
+}  # fmt: skip
 
 
-def get_config(kind: str = "lora") -> ConfigDict:
-    """Return the recipe; kind is "lora" or "whole"."""
-    whole = kind == "whole"
+def get_config(kind: Literal["lora", "whole", "synopses"] = "lora") -> ConfigDict:
+    """Return the recipe."""
+    whole, synopses = kind == "whole", kind == "synopses"
     return ConfigDict({
         "model": SMOLLM2,
         "init_from": "runs/smollm2",
@@ -34,11 +41,13 @@ def get_config(kind: str = "lora") -> ConfigDict:
             "schedule": {"name": "cosine", "warmup_steps": 5},
         },
         "data": {
-            "source": "files", "form": {"name": "chat"}, "tokenizer": {"name": "huggingface"}, "batch_size": 4,
-            "seq_len": 512,
+            "source": "published" if synopses else "files",
+            "options": {"name": "debian_synopses", "held_out": 0.003} if synopses else {},
+            "form": SYNOPSES if synopses else {"name": "chat"}, "tokenizer": {"name": "huggingface"},
+            "batch_size": 2 if synopses else 4, "seq_len": 256 if synopses else 512,
         },
-        "train": {"duration": "1 epoch"},
-        "eval": {"every": 20, "batches": 4},
+        "train": {"duration": "40 steps" if synopses else "1 epoch"},
+        "eval": {"every": 40, "batches": None} if synopses else {"every": 20, "batches": 4},
         "checkpoint": {"every": 20},
         "log": {"every": 5},
     })  # fmt: skip

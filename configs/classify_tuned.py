@@ -9,11 +9,13 @@ python -m llm_jax import "$(python -m llm_jax fetch minilm)" --workdir=runs/mini
 python -m llm_jax train --config=configs/classify_tuned.py --workdir=runs/tuned
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 
-def get_config(task: str = "label") -> ConfigDict:
-    """Return the recipe; task is "label" or "intensity"."""
+def get_config(task: Literal["label", "intensity"] = "label") -> ConfigDict:
+    """Return the recipe."""
     number = task == "intensity"
     form = {"label": "intensity"} if number else {"classes": ["negative", "positive"]}
     return ConfigDict({

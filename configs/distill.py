@@ -6,13 +6,15 @@ and 1.968 with :alone, where the same student learns from the text alone.
 python -m llm_jax train --config=configs/distill.py --workdir=runs/distill
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 TAUGHT = {"name": "distill", "teacher": "runs/quickstart", "temperature": 2.0, "alpha": 0.5}
 
 
-def get_config(kind: str = "taught") -> ConfigDict:
-    """Return the recipe; kind is "taught" or "alone"."""
+def get_config(kind: Literal["taught", "alone"] = "taught") -> ConfigDict:
+    """Return the recipe."""
     return ConfigDict({
         "model": {"name": "llama", "num_layers": 4, "embed_dim": 64, "num_heads": 2, "mlp_dim": 176, "tied": True},
         "objective": {"name": "causal"} if kind == "alone" else TAUGHT,

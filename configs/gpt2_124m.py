@@ -7,11 +7,13 @@ Half a million tokens a step; 600 k steps are 300 B tokens: about four days on e
 `:debug` is the same model for two steps of 2 x 256 tokens on the State of the Union speeches.
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 
-def get_config(size: str = "full") -> ConfigDict:
-    """Return the recipe; `size` is "full" or "debug"."""
+def get_config(size: Literal["full", "debug"] = "full") -> ConfigDict:
+    """Return the recipe."""
     debug = size == "debug"
     return ConfigDict({
         "model": {

@@ -8,6 +8,8 @@
 python -m llm_jax train --config=configs/lora.py --workdir=runs/lora
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 KINDS = {
@@ -17,8 +19,8 @@ KINDS = {
 }
 
 
-def get_config(kind: str = "lora") -> ConfigDict:
-    """Return the recipe; kind is one of `KINDS`, or "whole"."""
+def get_config(kind: Literal["lora", "dora", "nf4", "whole"] = "lora") -> ConfigDict:
+    """Return the recipe."""
     whole = kind == "whole"
     common = {"rank": 16, "alpha": 32.0, "targets": ["attention/", "mlp/(gate|up|down)"]}
     return ConfigDict({

@@ -14,6 +14,8 @@ which ranks and cannot write, reaches 76 % from as many pairs (480) and 86 % fro
 --config.data.options="{'train': 'my.jsonl'}", with prompt, chosen and rejected in each line.
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 SMOLLM2 = {
@@ -23,8 +25,8 @@ SMOLLM2 = {
 LORA = {"name": "lora", "rank": 16, "alpha": 32.0, "targets": ["attention/", "mlp/(gate|up|down)"]}
 
 
-def get_config(objective: str = "dpo") -> ConfigDict:
-    """Return the recipe; objective is "dpo", "ipo", "orpo" or "simpo"."""
+def get_config(objective: Literal["dpo", "ipo", "orpo", "simpo"] = "dpo") -> ConfigDict:
+    """Return the recipe."""
     return ConfigDict({
         "model": SMOLLM2,
         "init_from": "runs/smollm2",

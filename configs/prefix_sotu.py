@@ -8,11 +8,13 @@ python -m llm_jax train --config=configs/prefix_sotu.py --workdir=runs/prefix
 python -m llm_jax train --config=configs/prefix_sotu.py:causal --workdir=runs/prefix_causal
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 
-def get_config(kind: str = "bidirectional") -> ConfigDict:
-    """Return the recipe; kind is how the beginnings are read, "bidirectional" or "causal"."""
+def get_config(kind: Literal["bidirectional", "causal"] = "bidirectional") -> ConfigDict:
+    """Return the recipe; kind is how the beginnings are read."""
     return ConfigDict({
         "model": {
             "name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True,

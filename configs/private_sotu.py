@@ -6,11 +6,13 @@ frequencies of bytes give: 80 steps are few. Six minutes on two cores that other
 python -m llm_jax train --config=configs/private_sotu.py --workdir=runs/private_sotu
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 
-def get_config(kind: str = "private") -> ConfigDict:
-    """Return the recipe; kind is "private", or "open": the same model and rows, neither clipped nor noisy."""
+def get_config(kind: Literal["private", "open"] = "private") -> ConfigDict:
+    """Return the recipe; "open" is the same model and rows, neither clipped nor noisy."""
     sampled = {"poisson": 192.0, "batch_size": 296} if kind == "private" else {"batch_size": 192}
     return ConfigDict({
         "model": {"name": "llama", "num_layers": 2, "embed_dim": 64, "num_heads": 2, "mlp_dim": 176, "tied": True},

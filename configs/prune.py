@@ -9,9 +9,12 @@ python -m llm_jax train --config=configs/prune.py --workdir=runs/prune
 
 from ml_collections import ConfigDict
 
+from llm_jax.optim.sparsity import parse
+
 
 def get_config(sparsity: str = "0.5") -> ConfigDict:
     """Return the recipe; sparsity is a share, or N:M."""
+    parse(sparsity, "sparsity")
     return ConfigDict({
         "model": {
             "name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True,

@@ -10,28 +10,31 @@ python -m benchmarks.written --config=configs/summarise.py --workdir=runs/summar
 python -m llm_jax train --config=configs/summarise.py --workdir=runs/summarise
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 T5 = {
     "name": "t5", "num_layers": 3, "embed_dim": 128, "num_heads": 4, "mlp_dim": 256, "gated": True, "tied": False,
 }  # fmt: skip
 LLAMA = {"name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True}
+JOINED = {"joined": True, "separator": "\nsummary: ", "learn_source": True}
 
 
-def get_config(kind: str = "t5") -> ConfigDict:
-    """Return the recipe; kind is "t5" or "decoder"."""
+def get_config(kind: Literal["t5", "decoder"] = "t5") -> ConfigDict:
+    """Return the recipe."""
     joined = kind == "decoder"
     form = {"name": "pairs", "prefix": "summarize: ", "long": "cut"}
     return ConfigDict({
         "model": LLAMA if joined else T5,
         "objective": {"name": "causal" if joined else "seq2seq", "label_smoothing": 0.1},
         "optimizer": {
-            **({"name": "adamw", "learning_rate": 3e-3} if joined else {"name": "adafactor", "learning_rate": 0.05}),
+            **({"name": "muon", "learning_rate": 0.01} if joined else {"name": "adafactor", "learning_rate": 0.05}),
             "schedule": {"name": "cosine", "warmup_steps": 100},
         },
         "data": {
             "source": "published", "options": {"name": "debian_synopses", "held_out": 0.01},
-            "form": form | ({"joined": True, "separator": "\nsummary: "} if joined else {"source_len": 128}),
+            "form": form | (JOINED if joined else {"source_len": 128}),
             "tokenizer": {"name": "bpe", "vocab_size": 4096}, "batch_size": 16 if joined else 32,
             "seq_len": 192 if joined else 32,
         },

@@ -8,6 +8,8 @@ python -m llm_jax train --config=configs/tag_brown.py --workdir=runs/tags
 python -m llm_jax classify --workdir=runs/tags --text="The old man the boats ."
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 TAGS = (
@@ -24,8 +26,8 @@ MODELS = {
 }  # fmt: skip
 
 
-def get_config(model: str = "bert") -> ConfigDict:
-    """Return the recipe; model is one of `MODELS`."""
+def get_config(model: Literal["bert", "lstm", "hmm"] = "bert") -> ConfigDict:
+    """Return the recipe."""
     counted = model == "hmm"
     at = "last" if model == "lstm" else "first"  # it reads from left to right
     return ConfigDict({

@@ -3,7 +3,7 @@
 python -m llm_jax train --config=experiments/ladder_of_language_models/recipe.py:llama --workdir=runs/ladder/llama
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
@@ -71,7 +71,7 @@ KINDS = {"vae": BOUND, "bert": PSEUDO, "roberta": PSEUDO, "modernbert": PSEUDO, 
 ADAM = {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "b2": 0.99}
 
 
-def get_config(name: str) -> ConfigDict:
+def get_config(name: Literal[*MODELS, *OTHERS]) -> ConfigDict:
     """Return the recipe of a rung."""
     changes = OTHERS.get(name) or {"model": {"name": name, **MODELS[name]}}
     recipe = {

@@ -2,7 +2,8 @@
 
 Each weight is rounded to the nearest level of its group or channel, without any data (Zafrir et al. 2019, "Q8BERT",
 arXiv:1910.06188, section 2.1; in groups Dettmers and Zettlemoyer 2022, "The case for 4-bit precision",
-arXiv:2212.09720). Embeddings, norms, biases and the output head stay as they are.
+arXiv:2212.09720). A table of embeddings, and an output head, may be int8 with a scale for each token (Q8BERT too);
+norms and biases stay as they are.
 """
 
 from dataclasses import dataclass
@@ -28,15 +29,22 @@ from llm_jax.core.types import (
     Samples,
 )
 from llm_jax.nn import declare
-from llm_jax.optim.masks import layout
+from llm_jax.optim.masks import Layout, layout
+
+TABLE = ("vocab", "embed")  # the logical axes of a table with a row for each token
+ROWS = Layout(batch=1, inputs=1, outputs=0)  # of it: each row has a scale of its own
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A model of the parameters of `base`, but {"codes", "scales"} in the place of each kernel of its layers."""
+    """A model of the parameters of `base`, but {"codes", "scales"} in the place of each kernel of its layers.
+
+    embeddings: how tables with a row for each token are kept, None for float32.
+    """
 
     base: Model
     packing: Packing
+    embeddings: Packing | None = None
 
     @cached_property
     def uses(self) -> dict[str, Use]:
@@ -46,6 +54,8 @@ class Packed:
             form = layout(path, d.shape)
             if self.packing.suits(d, form):
                 found[path] = Use(d, form, self.packing, None)
+            elif self.embeddings and d.axes == TABLE:
+                found[path] = Use(d, ROWS, self.embeddings, None)
         return found
 
     def declarations(self) -> dict[str, Declaration]:
@@ -53,7 +63,7 @@ class Packed:
         stored: dict[str, Declaration] = {}
         for path, d in self.base.declarations().items():
             use = self.uses.get(path)
-            parts = self.packing.declarations(d, use.layout) if use else {"": d}
+            parts = use.packing.declarations(d, use.layout) if use and use.packing else {"": d}
             stored |= {f"{path}/{name}".rstrip("/"): part for name, part in parts.items()}
         return stored
 
@@ -65,9 +75,9 @@ class Packed:
     def pack(self, path: str, leaf: Array) -> dict[str, Array]:
         """Return {path: what is stored} of one parameter of `base`."""
         use = self.uses.get(path)
-        if use is None:
+        if use is None or use.packing is None:
             return {path: leaf}
-        return {f"{path}/{name}": part for name, part in self.packing.pack(leaf, use.layout).items()}
+        return {f"{path}/{name}": part for name, part in use.packing.pack(leaf, use.layout).items()}
 
     def in_use(self, params: Params) -> Params:
         """Return parameters of `base` whose kernels are unpacked where they are used, and not kept.
@@ -110,8 +120,8 @@ class PackedDecoder(Packed):
     extend = decoding.extend
 
 
-def packed(model: Model, packing: Packing) -> Packed:
-    """Return a model with the kernels of its layers in few bits.
+def packed(model: Model, packing: Packing, embeddings: Packing | None = None) -> Packed:
+    """Return a model with the kernels of its layers in few bits, and maybe its tables of embeddings.
 
     Raises:
         UserError: it is of a kind that cannot be packed, or has no kernels that can.
@@ -119,7 +129,7 @@ def packed(model: Model, packing: Packing) -> Packed:
     kind = type(model).__name__
     if isinstance(model, Counts | Samples | Conditional):
         raise UserError(f"--quantize={packing.form}: {kind} cannot be packed; decoders and encoders can")
-    made = (PackedDecoder if isinstance(model, Decodes) else Packed)(model, packing)  # type: ignore[arg-type]
-    if not made.uses:
+    made = (PackedDecoder if isinstance(model, Decodes) else Packed)(model, packing, embeddings)  # type: ignore[arg-type]
+    if not any(use.layout.is_matrix for use in made.uses.values()):
         raise UserError(f"--quantize={packing.form}: {kind} has no stacked kernels with an even number of inputs")
     return made

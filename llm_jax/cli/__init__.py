@@ -28,6 +28,7 @@ VERBS = {
     "import": "make a workdir of a Hugging Face directory or a GGUF file",
     "export": "write a checkpoint as transformers or llama.cpp read it",
     "compress": "make a workdir of a smaller model: weights in few bits, or pruned",
+    "label": "examples to learn from: answers of a service to the prompts of a file",
     "fetch": "get real weights or data by name",
     "configs": "list the recipes",
     "launch": "train in several processes here, by Slurm, on TPU VMs or by Kubernetes",
@@ -38,6 +39,7 @@ MODULES = {
     "import": "exchange.import_",
     "export": "exchange.export",
     "compress": "exchange.compress",
+    "label": "exchange.label",
     "fetch": "exchange.fetch",
 }
 STOPPED = 75

@@ -1,7 +1,8 @@
-"""ask: what a passage answers to typed questions, by a model that learnt spans."""
+"""ask: what a passage answers to typed questions, by a model that points at answers or writes them."""
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ def run(arguments: Sequence[str]) -> int:
     """Answer one question on a passage, or each line of standard input."""
     parser = Parser(
         "ask",
-        "Print the words of a passage that answer a question; without --question each line of standard input "
+        "Print the answer of a passage to a question; without --question each line of standard input "
         "(/quit or Ctrl-D ends).",
     )
     add_workdir(parser)
@@ -35,7 +36,11 @@ def run(arguments: Sequence[str]) -> int:
         raise UserError(f"--passage={flags.passage} cannot be read: {error}") from None
     from llm_jax.run.open_run import open_run
 
-    answer = answering(open_run(flags.workdir), passage, flags.step)
+    answered = answering(open_run(flags.workdir), flags.step)
+
+    def answer(questions: Sequence[str]) -> list[str]:
+        return [told or NONE for told in answered(questions, [passage] * len(questions))]
+
     if flags.question is not None:
         print(answer([flags.question])[0])
     elif sys.stdin.isatty():
@@ -46,24 +51,30 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def answering(opened: "OpenRun", passage: str, step: int | None) -> Callable[[Sequence[str]], list[str]]:
-    """Return questions -> what the passage answers to each.
+def answering(opened: "OpenRun", step: int | None) -> Callable[[Sequence[str], Sequence[str]], list[str]]:
+    """Return (questions, passages) -> the answers, "" where there is none.
 
     Raises:
-        UserError: the run learnt no spans.
+        UserError: the run learnt neither to point at answers nor to write them.
     """
     from llm_jax.data.examples import forms
+    from llm_jax.data.examples.pairs import Answers
     from llm_jax.data.examples.passages import Passages
-    from llm_jax.evals.tuned.spans import answering
+    from llm_jax.evals.tuned import answered, spans
+    from llm_jax.run.generate import decoding
     from llm_jax.text.normalize import normalize
 
-    data, objective = opened.resolved.values["data"], opened.resolved.values["objective"]["name"]
+    data = opened.resolved.values["data"]
     form = forms.build(data["form"]) if data["form"] else None
-    if not isinstance(form, Passages):
-        raise UserError(
-            f"{opened.workdir.path} learnt objective.name={objective!r}; ask needs a run of objective.name='spans'"
-        )
     around = forms.Around(opened.tokenizer, data["seq_len"], opened.resolved.values["seed"])
-    answer = answering(opened.model, opened.params(step), form, around)
-    text = normalize(passage, **data["normalization"])
-    return lambda questions: [told or NONE for told in answer(list(questions), [text] * len(questions))]
+    if isinstance(form, Passages):
+        answer = spans.answering(opened.model, opened.params(step), form, around)
+    elif isinstance(form, Answers):
+        answer = answered.answering(decoding(opened.model), opened.params(step), form, around, opened.stops)
+    else:
+        raise UserError(
+            f"{opened.workdir.path} learnt no answers: data.form={data['form']}; ask needs a run of the form "
+            '"passages", with objective.name="spans", or "answers"'
+        )
+    clean = partial(normalize, **data["normalization"])
+    return lambda questions, passages: answer(list(questions), list(map(clean, passages)))

@@ -15,7 +15,7 @@ def run(arguments: Sequence[str]) -> int:
     from llm_jax.core import durations
     from llm_jax.run import build
     from llm_jax.run.config import load_recipe, resolve
-    from llm_jax.run.parts.effort import flops_per_token
+    from llm_jax.run.parts.effort import flops_per_token, seen
 
     config = resolve(load_recipe(flags.config), overrides)
     parts, plan = build.check(config)
@@ -36,8 +36,9 @@ def run(arguments: Sequence[str]) -> int:
         print(f"  {path:<28} {'x'.join(map(str, d.shape)):<18} {axes:<24} {where:<28} {4 * count:>14,} bytes")
     length = parts.data.seq_len
     print(f"  {'all':<28} {total:,} parameters, {4 * total:,} bytes in float32")
-    each = flops_per_token(model, build.objective(config), length)
-    print(f"\nFLOPs of training on a token of {length}: {each:.4g} (attention causal)")
+    objective = build.objective(config)
+    each, share = flops_per_token(model, objective, length), seen(model, objective)
+    print(f"\nFLOPs of training on a token of {length}: {each:.4g} (attention of {share:.0%} of a row's pairs)")
     steps = durations.parse(parts.train.duration).steps(
         tokens_per_step=parts.data.batch_size * length, examples_per_step=parts.data.batch_size, examples_per_epoch=None
     ) if not parts.train.duration.endswith(("epoch", "epochs")) else None  # fmt: skip

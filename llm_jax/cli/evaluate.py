@@ -30,7 +30,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--pseudo", action="store_true", help="of an encoder: hide each token in turn (slow)")
     parser.add_argument("--without_reference", action="store_true", help="of preferences: without their reference")
-    parser.add_argument("--generate", action="store_true", help="write from the held-out sources: BLEU, chrF, ROUGE")
+    parser.add_argument(
+        "--generate", action="store_true", help="write from the held-out sources: BLEU, chrF, ROUGE, F1"
+    )
     parser.add_argument("--beams", type=int, help="with --generate: so many beams (default: greedy)")
     parser.add_argument("--length_penalty", type=float, help="of beams: log-probability / length^this (default: 1)")
     parser.add_argument("--tokens", type=int, help="with --generate: of a text at most (default: as many as a row)")
@@ -98,7 +100,7 @@ def _generate(flags: Any) -> int:
     how = "greedy" if beams is None else f"{beams.width} beams, length penalty {beams.length_penalty}"
     print(f"step {_step(opened, flags)}, {flags.data or 'held-out pairs'}, {len(made)} texts, {how}")
     for name, score in found.items():
-        print(f"  {name:<7} {score.value:6.2f}  [{score.low:.2f}, {score.high:.2f}]")
+        print(f"  {name:<11} {score.value:6.2f}  [{score.low:.2f}, {score.high:.2f}]")
     print(f"  {judge.signature}")
     return 0
 

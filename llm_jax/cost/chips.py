@@ -38,6 +38,7 @@ CHIPS = {
     "h100": Chip("NVIDIA H100", 989e12, 80 * GB, 3350 * GB, 450 * GB, 2, 50 * GB, 0.92),
     "h200": Chip("NVIDIA H200", 989e12, 141 * GB, 4800 * GB, 450 * GB, 2, 50 * GB, 0.92),
     "b200": Chip("NVIDIA B200", 2250e12, 180 * GB, 8000 * GB, 900 * GB, 2, 50 * GB, 0.92),
+    "gb200": Chip("NVIDIA GB200", 2450e12, 186 * GB, 8000 * GB, 900 * GB, 2, 50 * GB, 0.92),
 }  # fmt: skip
 """FLOP/s, memory and its bandwidth: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}; NVIDIA's data sheets
 (B200: HGX). Links: v4 to v6e, "How to Scale Your Model" (jax-ml.github.io/scaling-book/tpus), both ways along one axis;

@@ -1,13 +1,17 @@
 """Model FLOPs, counted from declared parameters: 6 a weight of a matrix product and token, plus attention.
 
 Embedding look-ups and vectors cost nothing; a tied table counts once, as the output head. Attention is
-12 · L · H · K · T a token, forward and backward (Chowdhery et al. 2022, app. B), half of it where it is causal.
+12 · L · H · K · T a token, forward and backward (Chowdhery et al. 2022, app. B), times the share of pairs that it sees.
 """
 
 import math
 from collections.abc import Collection, Mapping
 
 from llm_jax.core.types import Declaration
+
+CAUSAL, PREFIX, WHOLE = 1 / 2, 2 / 3, 1.0
+"""Shares of the pairs of a row's tokens: those before each; with those of a prefix of any length, as likely as all
+others, both ways (1/2 + ∫ p²/2 dp over [0, 1]); all."""
 
 
 def matmul_parameters(declared: Mapping[str, Declaration], but: Collection[str] = ()) -> int:
@@ -28,18 +32,19 @@ def _is_matrix(path: str, d: Declaration) -> bool:
 
 
 def per_token(
-    declared: Mapping[str, Declaration], seq_len: int, *, causal: bool = True, frozen: Collection[str] = ()
+    declared: Mapping[str, Declaration], seq_len: int, *, seen: float = CAUSAL, frozen: Collection[str] = ()
 ) -> float:
     """Return the FLOPs of training on one token, forward and backward, in a text of `seq_len` tokens.
 
-    Of the paths `frozen` no gradient is computed, which saves a third of their products.
+    seen: the share of the text's pairs of tokens that attention is of. frozen: paths of which no gradient is computed,
+    which saves a third of their products.
     """
     queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
     attention = sum(12 * d.shape[0] * math.prod(d.shape[-2:]) * seq_len for d in queries)
     saved = 2.0 * (matmul_parameters(declared) - matmul_parameters(declared, frozen)) if frozen else 0.0
-    return 6.0 * matmul_parameters(declared) - saved + attention * (0.5 if causal else 1.0)
+    return 6.0 * matmul_parameters(declared) - saved + attention * seen
 
 
-def forward(declared: Mapping[str, Declaration], seq_len: int, *, causal: bool = True) -> float:
+def forward(declared: Mapping[str, Declaration], seq_len: int, *, seen: float = CAUSAL) -> float:
     """Return the FLOPs of reading one token: a third of those of training on it."""
-    return per_token(declared, seq_len, causal=causal) / 3
+    return per_token(declared, seq_len, seen=seen) / 3

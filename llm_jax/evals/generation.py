@@ -2,7 +2,7 @@
 
 BLEU (Papineni et al. 2002) and chrF (Popović 2015) are of the whole corpus, from 0 to 100; ROUGE-1, -2 and -L (Lin
 2004) are the mean F1 of the texts, likewise, without a stemmer. rouge-score reads Latin letters and digits alone: of
-Chinese, take chrF, and BLEU with tokenize="zh".
+Chinese, take chrF, and BLEU with tokenize="zh". Exact match and F1 of answers are SQuAD's, see `evals.squad`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +17,7 @@ from llm_jax.core.types import Batch, Decodes, Params
 from llm_jax.decode.beam import Beams, search
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate
+from llm_jax.evals import squad
 
 ROUGE = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
 RESAMPLES = 1000
@@ -117,7 +118,9 @@ class Judge:
     signature: str
 
     def __call__(self, texts: Sequence[str], references: Sequence[str]) -> dict[str, Judged]:
-        """Return `bleu`, `chrf`, `rouge_1`, `rouge_2`, `rouge_l` and `exact`, the share of equal texts, 0 to 100.
+        """Return `bleu`, `chrf`, `rouge_1`, `rouge_2`, `rouge_l`, `exact` (equal texts), `squad_exact` and `squad_f1`.
+
+        All are from 0 to 100.
 
         Args:
             texts: what was written.
@@ -137,7 +140,10 @@ class Judge:
         each = [self.rouge.score(*pair) for pair in both]
         for theirs, name in ROUGE.items():
             found[name] = resampled([100 * scores[theirs].fmeasure for scores in each])
-        return found | {"exact": resampled([100.0 * (a.strip() == b.strip()) for a, b in both])}
+        found["exact"] = resampled([100.0 * (right.strip() == text.strip()) for right, text in both])
+        for name, score in (("squad_exact", squad.exact), ("squad_f1", squad.f1)):
+            found[name] = resampled([100 * score(text, right) for right, text in both])
+        return found
 
 
 def judge(tokenize: str = "13a") -> Judge:
@@ -157,7 +163,14 @@ def judge(tokenize: str = "13a") -> Judge:
         f"sacrebleu {version('sacrebleu')} nrefs:1|case:mixed, BLEU eff:no|tok:{tokenize}|smooth:exp, chrF "
         f"nc:6|nw:0|space:no; rouge-score {version('rouge-score')}, F1, no stemmer; 95 % of {RESAMPLES} resamples"
     )
-    return Judge(BLEU(tokenize=tokenize), CHRF(), RougeScorer(list(ROUGE)), signature)
+    return Judge(plain(BLEU(tokenize=tokenize)), plain(CHRF()), RougeScorer(list(ROUGE)), signature)
+
+
+def plain(metric: Any) -> Any:
+    """Return a metric of sacrebleu that scores plain numbers; it takes no mean of resamples in float32 beside a 0.0."""
+    score = metric._compute_score_from_stats
+    metric._compute_score_from_stats = lambda stats: score(np.asarray(stats).tolist())
+    return metric
 
 
 def resampled(values: Iterable[float]) -> Judged:

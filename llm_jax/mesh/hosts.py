@@ -50,9 +50,9 @@ def share(rows: int) -> tuple[int, int]:
     return parts.index(min(held[jax.process_index()])), len(parts)
 
 
-def whole(array: jax.Array) -> np.ndarray:
+def whole(array: jax.Array | np.ndarray) -> np.ndarray:
     """Return a global array on this host; every process must ask for the same one."""
-    if array.is_fully_addressable:
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
         return np.asarray(array)
     from jax.experimental import multihost_utils
 

@@ -99,7 +99,10 @@ def schedule(name: str, learning_rate: float, total_steps: int | None = None, **
     phases = {key: options[key] for key in ("warmup_steps", "decay_steps") if options.get(key)}
     if sum(phases.values()) > total_steps:
         sizes = " + ".join(f"optimizer.schedule.{key}={value}" for key, value in phases.items())
-        raise UserError(f"{sizes} is longer than the training of {total_steps} steps")
+        raise UserError(
+            f"{sizes} is longer than the training of {total_steps} steps; shorten it, or "
+            f"lengthen train.duration, such as to '{20 * sum(phases.values())} steps'"
+        )
     return member(learning_rate, total_steps, **options)
 
 

@@ -84,7 +84,7 @@ def _speed(w: Workload, topology: Topology, found: Times) -> dict[str, Any]:
            for name, flops in (("causal", w.flops_causal), ("full", w.flops_full))}  # fmt: skip
     return {
         "seconds": asdict(found), "binds": found.binds, "step_s": step, "step_bounds_s": list(found.bounds),
-        "efficiency": roofline.EFFICIENCY, "tokens_per_s": w.tokens_per_step / step,
+        "efficiency": roofline.fit(topology.chip).efficiency, "tokens_per_s": w.tokens_per_step / step,
         "tokens_per_s_chip": w.tokens_per_step / step / topology.chips, "mfu_causal": mfu["causal"],
         "mfu_full": mfu["full"], "model_flops_token_causal": w.flops_causal, "model_flops_token_full": w.flops_full,
     }  # fmt: skip

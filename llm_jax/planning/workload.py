@@ -85,7 +85,7 @@ def of(config: Config, topology: Topology) -> Workload:
     batch.check(rows, parts.train.microbatches, math.prod(mesh.get(a, 1) for a in plans.BATCH_AXES))
     length = parts.data.seq_len
     learnt = build.objective(config)
-    per_token = {causal: flops_per_token(built, learnt, length, causal=causal) for causal in (True, False)}
+    per_token = {masked: flops_per_token(built, learnt, length, masked=masked) for masked in (True, False)}
     tables = [d for p, d in declared.items() if "vocab" in d.axes]
     queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
     keys = [d for p, d in declared.items() if p.endswith("/key")]

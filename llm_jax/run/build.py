@@ -94,9 +94,9 @@ class Run:
         """What a private run has promised up to a step: epsilon."""
         return {} if self.accountant is None else {"epsilon": self.accountant.epsilon(step)}
 
-    def flops_per_token(self, *, causal: bool = True) -> float:
+    def flops_per_token(self) -> float:
         """Model FLOPs of training on one token."""
-        return effort.flops_per_token(self.model, self.objective, self.sections.data.seq_len, causal=causal)
+        return effort.flops_per_token(self.model, self.objective, self.sections.data.seq_len)
 
 
 def check(config: Config) -> tuple[Sections, Plan]:

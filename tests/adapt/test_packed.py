@@ -44,10 +44,14 @@ def test_a_channel_has_one_scale_and_no_weight_is_further_off_than_half_a_step_o
     assert parts["codes"].nbytes * {"int8": 1, "int4": 2, "nf4": 2}[form] == kernel.size
 
 
-@pytest.mark.parametrize(("form", "group"), [("int8", None), pytest.param("int4", 8, marks=pytest.mark.exhaustive)])
-def test_it_computes_what_its_unpacked_kernels_do_and_goes_on_as_it_reads(form, group):
+@pytest.mark.parametrize(
+    ("form", "group", "embeddings"),
+    [("int8", None, Packing("int8", None)), pytest.param("int4", 8, None, marks=pytest.mark.exhaustive)],
+)
+def test_it_computes_what_its_unpacked_kernels_do_and_goes_on_as_it_reads(form, group, embeddings):
     base = replace(MODEL, num_layers=2)
-    model = packed(base, Packing(form, group))
+    model = packed(base, Packing(form, group), embeddings)
+    assert ("embed/tokens" in model.uses) == ("head/tokens" in model.uses) == (embeddings is not None)
     params = jax.jit(model.init)(jax.random.key(0))
     assert {p: (x.shape, x.dtype) for p, x in tree.flatten(params).items()} == {
         p: (d.shape, np.dtype(d.dtype)) for p, d in model.declarations().items()
@@ -58,7 +62,7 @@ def test_it_computes_what_its_unpacked_kernels_do_and_goes_on_as_it_reads(form, 
         leaves = {p: x for p, x in tree.flatten(params).items() if not p.endswith(("codes", "scales"))}
         for path, use in model.uses.items():
             stored = {name: tree.flatten(params)[f"{path}/{name}"] for name in ("codes", "scales")}
-            leaves[path] = model.packing.unpack(stored, use.layout)
+            leaves[path] = use.packing.unpack(stored, use.layout)
         return base.apply(tree.unflatten(leaves), {"tokens": TOKENS}).logits
 
     @jax.jit
@@ -73,6 +77,19 @@ def test_it_computes_what_its_unpacked_kernels_do_and_goes_on_as_it_reads(form, 
     found = jax.jit(lambda p: model.apply(p, {"tokens": TOKENS}).logits)(params)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     np.testing.assert_allclose(goes_on(params), wanted, atol=1e-4)
+
+
+def test_each_token_of_a_table_has_a_scale_and_is_rounded_by_half_a_step_of_it_at_most():
+    model = packed(replace(MODEL, num_layers=1), Packing("int4"), Packing("int8", None))
+    table = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32) * np.arange(40)[:, None]
+    stored = model.pack("embed/tokens", table)
+    assert {path: x.shape for path, x in stored.items()} == {
+        "embed/tokens/codes": (40, 16),
+        "embed/tokens/scales": (40, 1),
+    }
+    largest = np.abs(table).max(1, keepdims=True)
+    off = np.abs(stored["embed/tokens/codes"] / 127 * stored["embed/tokens/scales"] - table)
+    assert (off <= largest / 254 * (1 + 1e-5)).all() and off.max() > 1e-4
 
 
 def test_no_whole_stack_of_kernels_is_unpacked_at_once():

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +12,11 @@ import pytest
 from llm_jax import open_run
 from llm_jax.cli import main
 from llm_jax.data.examples.passages import Passages
+from llm_jax.evals import generation
+from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.objectives.labelled import spans
+from llm_jax.text import tokenizers
+from tests.data.read import rows, write
 
 RECIPE = '''"""Questions."""
 
@@ -77,6 +82,35 @@ def test_it_answers_with_the_words_of_the_passage(workdir, tmp_path, capsys, mon
     assert capsys.readouterr().out == "(no answer)\n" * 2 and read == ["b c a"]  # once, however many ask
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     assert main(asked) == 0 and capsys.readouterr().out == ""
+
+
+def test_a_model_that_writes_is_asked_as_its_rows_are(tmp_path, capsys, monkeypatch):
+    """What it writes from the rows of a file it answers to typed questions; one text stands for no answer."""
+    words = tokenizers.build("bytes")
+    model = T5(words.vocab_size, 1, embed_dim=16, num_heads=2, mlp_dim=16, buckets=8, furthest=12, tied=False)
+    params = jax.tree.map(lambda x: 1.3 * x, model.init(jax.random.key(3)))
+    asked = [{"question": question, "context": "b 4 4 d a", "answers": ["4 4"]} for question in ("n?", "a good deal?")]
+    form = {"name": "answers", "source_len": 24}
+    pairs = list(generation.pairs(rows(write(tmp_path / "q.jsonl", asked), form, 8, tmp_path)))
+    made = generation.written(model, params, pairs, max_new_tokens=8, vocab_size=words.vocab_size)
+    first, second = (words.decode(ids) for ids in made)
+    assert first != second
+    values = {"data": {"form": form | {"none": second.strip()}, "seq_len": 8, "normalization": {}}, "seed": 0}
+    opened = SimpleNamespace(
+        model=model,
+        params=lambda step: params,
+        tokenizer=words,
+        stops=[],
+        workdir=SimpleNamespace(path="run"),
+        resolved=SimpleNamespace(values=values),
+    )
+    monkeypatch.setattr("llm_jax.run.open_run.open_run", lambda path: opened)
+    monkeypatch.setattr("sys.stdin", io.StringIO("n?\na good deal?\n"))
+    (tmp_path / "p.txt").write_text("b 4 4 d a")
+    assert main(["ask", "--workdir=run", f"--passage={tmp_path / 'p.txt'}"]) == 0
+    assert capsys.readouterr().out == f"{first}\n(no answer)\n"
+    values["data"]["form"] = {"name": "pairs"}
+    assert main(["ask", "--workdir=run", f"--passage={tmp_path / 'p.txt'}"]) == 2
 
 
 def test_what_cannot_be_asked_says_why(workdir, tmp_path, capsys):

@@ -2,13 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from llm_jax.cli import main
 from llm_jax.run import train
+from llm_jax.run.config import load_recipe, resolve
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted([*ROOT.glob("configs/**/*.py"), *ROOT.glob("experiments/*/recipe.py")])
 
 OVERRIDES = {
     # unknown names
@@ -199,9 +205,24 @@ def test_a_recipe_that_is_not_there_is_named_with_the_nearest(refused):
     assert "llm_jax configs" in refused(*train_with(config="/nowhere/x.py"))
 
 
-def test_an_argument_that_a_recipe_does_not_take_is_refused(refused, tmp_path):
-    (tmp_path / "plain.py").write_text("def get_config():\n    return {}\n")
-    assert "get_config() takes 0" in refused(*train_with(config="{tmp}/plain.py:7b"))
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_an_argument_that_a_recipe_does_not_take_is_refused_and_each_that_it_names_is_a_recipe(path, refused):
+    message = refused("describe", f"--config={path}:nonsense")
+    assert f"--config={path}:nonsense: " in message and "'nonsense'" in message
+    assert re.search("choose one of: .|takes no argument|must be ", message)
+    named = message.strip().partition("choose one of: ")[2].partition(";")[0]
+    found = [json.dumps(resolve(load_recipe(f"{path}:{name}")).values) for name in named.split(", ") if name]
+    assert len(set(found)) == len(found)
+
+
+def test_the_nearest_argument_is_proposed_and_a_missing_one_asked_for(refused, tmp_path):
+    (tmp_path / "a.py").write_text(
+        "from typing import Literal\ndef get_config(size: Literal['small', 'large']): return {}\n"
+    )
+    assert "size='larg' is not known; choose one of: large, small; did you mean 'large'?" in refused(
+        *train_with(config="{tmp}/a.py:larg")
+    )
+    assert "size='' is not known; choose one of: large, small" in refused(*train_with(config="{tmp}/a.py"))
 
 
 def test_a_workdir_that_cannot_be_written_is_refused_before_any_work(refused, tmp_path):

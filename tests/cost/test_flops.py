@@ -29,7 +29,7 @@ MODELS = {
 def test_claimed_flops_are_those_the_compiler_counts(name):
     """Forward and backward of the loss, layers unrolled (the compiler counts a loop's body once), plain attention.
 
-    Plain attention computes the masked half too, so that the claim compared is the one with `causal=False`.
+    Plain attention computes the masked half too, so that the claim compared is the one of the whole.
     """
     model, T = MODELS[name], 128
     params = tree.unflatten({p: jax.ShapeDtypeStruct(d.shape, "float32") for p, d in model.declarations().items()})
@@ -38,7 +38,7 @@ def test_claimed_flops_are_those_the_compiler_counts(name):
     with plan.Plan(unrolled=99).active():
         analysis = jax.jit(jax.grad(loss)).lower(params, batch).cost_analysis()
     counted = (analysis[0] if isinstance(analysis, list) else analysis)["flops"] / (2 * T)
-    assert flops.per_token(model.declarations(), T, causal=False) == pytest.approx(counted, rel=0.05)
+    assert flops.per_token(model.declarations(), T, seen=flops.WHOLE) == pytest.approx(counted, rel=0.05)
 
 
 def test_the_matrices_of_gpt2_124m():
@@ -47,7 +47,7 @@ def test_the_matrices_of_gpt2_124m():
     assert flops.matmul_parameters(declared) == 12 * 12 * 768**2 + 50257 * 768 == 123_532_032
     per_token = flops.per_token(declared, 1024)
     assert per_token == 6 * 123_532_032 + 6 * 12 * 768 * 1024
-    assert flops.per_token(declared, 1024, causal=False) - per_token == per_token - 6 * 123_532_032
+    assert flops.per_token(declared, 1024, seen=flops.WHOLE) - per_token == per_token - 6 * 123_532_032
 
 
 def test_an_untied_table_is_only_looked_up():

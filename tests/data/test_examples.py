@@ -31,8 +31,10 @@ def test_tabs_names_and_marks_of_byte_order(tmp_path):
     path = write(tmp_path / "a.tsv", b"\xef\xbb\xbfone\ttwo\nx\ty\n")
     assert [dict(r.values) for r in records(path)] == [{"one": "x", "two": "y"}]
     path = write(tmp_path / "b.csv", "x;1\ny;2\n")
-    found = open_records("csv", {"files": path, "held_out": 0.0, "delimiter": ";", "columns": ["t", "l"]}, "train")
-    assert [dict(r.values) for r in found] == [{"t": "x", "l": "1"}, {"t": "y", "l": "2"}]
+    for source in ("csv", "files"):
+        options = {"files": path, "held_out": 0.0, "delimiter": ";", "columns": ["t", "l"]}
+        found = open_records(source, options, "train")
+        assert [dict(r.values) for r in found] == [{"t": "x", "l": "1"}, {"t": "y", "l": "2"}]
 
 
 def test_held_out_rows_are_disjoint_and_equal_rows_stay_together(tmp_path):
@@ -49,6 +51,9 @@ def test_held_out_rows_are_disjoint_and_equal_rows_stay_together(tmp_path):
     [
         ("a.csv", "text,label\na,b\nc,d,e\n", r"a.csv:3: 3 cells, and there are 2 fields \(text, label\).*quotes"),
         ("a.csv", 'text,label\na,b\n"c,d\ne,f\n', "a.csv:3: .*quote is never closed"),
+        ("a.csv", "text,label\na,b\nc\n", r"a.csv:3: 1 cell, and there are 2 fields .*complete the row"),
+        ("a.csv", "text;label\na,b;c\n", "a.csv:1: .* one alone, 'text;label'; set data.options.delimiter=';'"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "a.csv:1: not UTF-8.*iconv -f utf16"),
         ("a.csv", "text,text\na,b\n", "a.csv:1: the first row must name the fields.*columns"),
         ("a.csv", b"text,label\na,b\nc,\xff\n", "a.csv:3: not UTF-8.*iconv"),
         ("a.csv", "text,label\n", "a.csv: there is no row"),
@@ -88,6 +93,12 @@ LABELS = {"name": "labelled", "classes": ["bad", "good"]}
             {"source": "a", "target": "b" * 99},
             "a.jsonl:2: 100 tokens are more than data.seq_len=16 ",
         ),
+        ({"name": "answers"}, {"question": " "}, "a.jsonl:2: field 'question' is empty"),
+        (
+            {"name": "answers"},
+            {"question": "q", "context": "c", "answers": {"text": [3]}},
+            "a.jsonl:2: field 'answers' must be a text, a list",
+        ),
         ({"name": "chat"}, {"question": "a"}, "a.jsonl:2: neither a field 'messages' nor 'prompt' and 'response'"),
         (
             {"name": "chat"},
@@ -100,7 +111,7 @@ LABELS = {"name": "labelled", "classes": ["bad", "good"]}
 )
 def test_a_record_that_does_not_fit_is_named_with_its_field_and_a_way_out(tmp_path, form, row, message):
     good = {"text": "a", "label": "bad" if "classes" in form else 1, "source": "a", "target": "b", "prompt": "p"}
-    good |= {"response": "r", "tokens": "a b", "tags": "N V"}
+    good |= {"response": "r", "tokens": "a b", "tags": "N V", "question": "q", "context": "c", "answers": "a"}
     path = write(tmp_path / "a.jsonl", [good, row])
     with pytest.raises(UserError, match=message):
         rows(path, form, 16, tmp_path, template="{{ messages[0].content }}")
@@ -149,6 +160,16 @@ def test_pairs_are_what_an_encoder_reads_and_a_decoder_writes(tmp_path):
         assert batch["tokens"][row, 1 : len(target)].tolist() == target[:-1]
 
 
+def test_an_answer_is_written_from_its_question_above_the_passage(tmp_path):
+    said = [{"text": ["no", "nay"], "answer_start": [0, 3]}, {"text": [], "answer_start": []}, "no", ["no", "nay"], []]
+    asked = [{"question": "q?", "context": "no\nnay", "answers": answers} for answers in said]
+    form = {"name": "answers", "prefix": "> ", "source_len": 12, "none": "-"}
+    batch = rows(write(tmp_path / "a.jsonl", asked), form, 3, tmp_path)
+    for row, answer in enumerate(["no", "-", "no", "no", "-"]):
+        assert batch["source_tokens"][row].tolist() == [*b"> q?\nno\nnay", END]
+        assert batch["targets"][row, batch["weights"][row] > 0].tolist() == [*answer.encode(), END]
+
+
 @pytest.mark.parametrize("evaluation", [True, False])
 def test_joined_pairs_have_weight_on_the_target_and_its_end_alone(tmp_path, evaluation):
     path = write(tmp_path / "a.jsonl", PAIRS)
@@ -164,6 +185,14 @@ def test_joined_pairs_have_weight_on_the_target_and_its_end_alone(tmp_path, eval
             found.append((whole, taught))
     wanted = [(f"{p['source']}={p['target']}", [*p["target"].encode(), END]) for p in PAIRS]
     assert found == wanted if evaluation else sorted(found) == sorted(wanted)
+    form = {"name": "pairs", "joined": True, "separator": "=", "learn_source": True}
+    weights = rows(path, form, 13, tmp_path, evaluation=evaluation)["weights"]
+    assert np.array_equal(weights, batch["weights"] if evaluation else batch["segments"] > 0)
+
+
+def test_a_source_that_only_an_encoder_reads_is_not_learnt(tmp_path):
+    with pytest.raises(UserError, match=r"data\.form\.learn_source=True.*joined=True"):
+        forms.build({"name": "pairs", "learn_source": True})
 
 
 def test_what_is_too_long_is_dropped_or_cut_only_when_told_and_counted(tmp_path, caplog):

@@ -44,12 +44,18 @@ def test_scores_are_those_of_the_foreign_judges():
     for ours, theirs in (("rouge_1", "rouge1"), ("rouge_2", "rouge2"), ("rouge_l", "rougeL")):
         each = [scorer.score(r, t)[theirs].fmeasure for t, r in zip(TEXTS, REFERENCES, strict=True)]
         np.testing.assert_allclose(found[ours].value, 100 * np.mean(each))
-    assert found["exact"].value == 25
+    assert found["exact"].value == 25 and found["squad_exact"].value == 75  # two differ by their articles
+    np.testing.assert_allclose(found["squad_f1"].value, 100 * np.mean([1, 1, 0, 1]))
     for score in found.values():
         assert 0 <= score.low < score.value < score.high <= 100
     assert all(tuple(score) == pytest.approx((100, 100, 100)) for score in judge()(TEXTS[:2], TEXTS[:2]).values())
     assert judge("char")(TEXTS, REFERENCES)["bleu"].value != found["bleu"].value
     assert "tok:char" in judge("char").signature
+
+
+def test_resamples_without_any_right_word_are_judged_too():
+    found = judge()(["a", "b"], ["a", "c"])
+    assert found["bleu"].value == 0 < found["chrf"].value and found["squad_f1"].value == 50
 
 
 def test_an_interval_is_that_of_the_mean():

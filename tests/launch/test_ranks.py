@@ -107,6 +107,31 @@ def test_a_run_goes_on_with_other_numbers_of_ranks_as_one_process_would(folder):
 
 
 @pytest.mark.faults
+def test_two_ranks_learn_by_rewards_from_the_texts_that_one_process_writes(folder):
+    asked = [{"question": f"{a}{b}", "answer": "x" * (1 + (a + b) % 2)} for a in range(6) for b in range(6)]
+    (folder / "my.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    options = {"train": str(folder / "my.jsonl"), "held_out": 0.2}
+    questions = ("--config.data.source=files", f"--config.data.options={options}", "--config.data.seq_len=16",
+                 '--config.data.form={"name": "prompts"}')  # fmt: skip
+    code, said = ended(started(folder / "start", "4 steps", *questions, verb=("train",)))
+    assert code == 0, said
+    objective = {"name": "grpo", "group": 4, "tokens": 4, "updates": 2, "beta": 0.1, "answer": "x"}
+    rewarded = (*questions, f"--config.init_from={folder / 'start'}", "--config.eval.suites=['reward']",
+                *(f"--config.objective.{name}={value}" for name, value in objective.items()))  # fmt: skip
+    told = {}
+    for name, words in (("one", {"verb": ("train",)}), ("both", {})):
+        ranks = () if words else ("--ranks=2",)
+        code, said = ended(started(folder / name, "4 steps", *rewarded, *ranks, **words))
+        assert code == 0, said
+        lines = (folder / name / "metrics.jsonl").read_text().splitlines()
+        told[name] = {(row["split"], row["step"]): row for row in map(json.loads, lines)}
+    assert told["one"].keys() == told["both"].keys() >= {("train", 4), ("reward", 4)}
+    for key, row in told["one"].items():
+        for kind in {"loss", "reward", "kl", "length", "silent"} & row.keys():
+            assert abs(row[kind] - told["both"][key][kind]) < 1e-5, (key, kind)
+
+
+@pytest.mark.faults
 def test_a_signal_to_the_launcher_saves_one_step_and_one_process_goes_on_from_it(folder):
     run, said = started(folder / "stopped", "100000 steps", "--ranks=2"), ""
     for line in run.stdout:

@@ -18,7 +18,8 @@ from llm_jax.models.seq2seq.bart import Bart
 from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.objectives.causal import Causal
-from llm_jax.objectives.distill import Distill
+from llm_jax.objectives.taught.distill import Distill
+from llm_jax.objectives.taught.soft import Soft
 
 pytestmark = pytest.mark.rotates(6)
 V, B, T = 40, 4, 12
@@ -31,6 +32,8 @@ BATCH = {
     "weights": (RNG.integers(0, 3, (B, T)) / 2).astype(np.float32),
     "label": (np.arange(B) % 2).astype(np.int32),
     "teacher_logits": RNG.normal(size=(B, T, V)).astype(np.float32),
+    "teacher_tokens": np.argsort(RNG.random((B, T, V)))[..., :3].astype(np.int32),
+    "teacher_log_probs": np.log(RNG.dirichlet(np.ones(4), (B, T))[..., :3]).astype(np.float32),
     "tags": RNG.integers(0, 3, (B, T)).astype(np.int32),
     "source_tokens": RNG.integers(0, V, (B, 7)).astype(np.int32),
     "source_segments": (np.arange(7) < np.array([[7], [4], [1], [6]])).astype(np.int32),
@@ -57,6 +60,7 @@ FIT = {  # the model that an objective needs, where it is no llama
 VARIANTS = {  # options that change what is computed; every member has at least the empty line
     "adversarial": [{}, {"smoothing": 0.1}],
     "distill": [{}, {"temperature": 3.0, "alpha": 1.0}],
+    "soft": [{}, {"alpha": 1.0}],
     "classification": [{}, {"label_smoothing": 0.1, "class_weights": [0.5, 2.0, 1.0]}],
     "dpo": [{}, {"beta": 0.3, "label_smoothing": 0.1}],
     "ipo": [{"beta": 2.0}],
@@ -227,6 +231,34 @@ def test_distill_is_the_formula(temperature, alpha, params):
     np.testing.assert_allclose([stats["loss"].value, stats["distill"].value], [plain, apart], rtol=1e-5)
     same = run(params, BATCH | {"teacher_logits": student.astype(np.float32) + 7})[1]
     assert abs(float(same["distill"].value)) < 1e-6
+
+
+def test_soft_targets_of_all_tokens_but_one_are_the_whole_teacher(params):
+    order = np.argsort(RNG.random((B, T, V)))[..., : V - 1].astype(np.int32)
+    told = np.take_along_axis(np.asarray(jax.nn.log_softmax(BATCH["teacher_logits"])), order, -1)
+    few = BATCH | {"teacher_tokens": order, "teacher_log_probs": told}
+    found, wanted = (
+        jax.jit(lambda p, b, o=objective: o(MODEL, p, b, None))(params, few)
+        for objective in (Soft(alpha=0.3), Distill(temperature=1.0, alpha=0.3))
+    )
+    np.testing.assert_allclose(found[0].value, wanted[0].value, rtol=1e-5)
+    np.testing.assert_allclose(found[1]["distill"].value, wanted[1]["distill"].value, rtol=1e-5)
+
+
+def test_soft_targets_are_the_formula_where_there_are_any_and_the_others_one_outcome(params):
+    some = np.arange(T) % 3 > 0
+    ids = np.where(some[:, None], BATCH["teacher_tokens"], -1)
+    ids[..., 2] = -1
+    loss, stats = jax.jit(lambda p, b: Soft(alpha=0.3)(MODEL, p, b, None))(params, BATCH | {"teacher_tokens": ids})
+    student = np.asarray(jax.nn.softmax(MODEL.apply(params, BATCH).logits), np.float64)
+    p = np.exp(BATCH["teacher_log_probs"][..., :2].astype(np.float64))
+    q = np.take_along_axis(student, BATCH["teacher_tokens"][..., :2], -1)
+    p, q = (np.concatenate([x, 1 - x.sum(-1, keepdims=True)], -1) for x in (p, q))
+    apart, told = (p * np.log(p / q)).sum(-1), BATCH["weights"] * some
+    nll = -np.log(np.take_along_axis(student, BATCH["targets"][..., None], -1)[..., 0])
+    wanted = (nll * (BATCH["weights"] - 0.3 * told) + 0.3 * apart * told).sum() / BATCH["weights"].sum()
+    np.testing.assert_allclose(loss.value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(stats["distill"].value, (apart * told).sum() / told.sum(), rtol=1e-5)
 
 
 @pytest.mark.oracle

@@ -195,7 +195,7 @@ def test_every_decoder_with_attention_fits(model):
     Prefix(bidirectional=True).fits(model)
 
 
-@pytest.mark.exhaustive
+@pytest.mark.rotates(105)
 @pytest.mark.of("attending")
 @pytest.mark.parametrize(
     "text",

@@ -62,6 +62,8 @@ def test_a_compressed_run_is_stored_in_few_bits_and_opens_like_any_other(folder,
         np.testing.assert_allclose(codes / 127 * scales, kernel, atol=np.abs(kernel).max() / 250, err_msg=path)
         assert not codes[kernel == 0].any()
     assert {p: x.dtype for p, x in tree.flatten(opened.params()).items()} == {p: x.dtype for p, x in stored.items()}
+    for path in ("embed/tokens", "head/tokens"):
+        assert stored[f"{path}/codes"].dtype == np.int8 and path not in stored
     losses = []
     for name in ("pruned", "int8"):
         assert main(["evaluate", f"--workdir={folder / name}", "--batches=2"]) == 0
@@ -88,6 +90,9 @@ def test_a_compressed_run_is_stored_in_few_bits_and_opens_like_any_other(folder,
         ("compress", ["--workdir={pruned}", "--to={new}", "--prune=3"], "--prune='3' must be a share"),
         ("compress", ["--workdir={pruned}", "--to={new}", "--quantize=int4", "--group=0"], "a number of inputs"),
         ("compress", ["--workdir={pruned}", "--to={new}", "--prune=0.5", "--group=8"], "--group is of the scales"),
+        ("compress", ["--workdir={pruned}", "--to={new}", "--prune=0.5", "--embeddings=int8"], "--embeddings is of"),
+        ("train", ["--workdir={new}", "--config.compress.embeddings=int4"], "embeddings='int4' is not known"),
+        ("train", ["--workdir={new}", "--config.compress.embeddings=int8"], "set compress.quantize too"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_and_nothing_is_written(folder, capsys, monkeypatch, verb, flags, told):
@@ -126,3 +131,21 @@ def test_a_private_run_says_what_it_promises(folder, monkeypatch, capsys):
     tight = ["--config.data.batch_size=16", "--config.data.poisson=12"]
     assert trained(folder / "recipe.py", folder / "new", *private[:1], *tight) == 2
     assert "data.batch_size=16 has too little room" in capsys.readouterr().err and not (folder / "new").exists()
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", ["pruned", "taught", "private"])
+def test_a_run_over_a_mesh_ends_where_that_of_one_device_does(folder, monkeypatch, kind):
+    monkeypatch.setenv("LLM_JAX_CACHE", str(folder / "cache"))
+    more = {
+        "pruned": PRUNED,
+        "taught": ["--config.objective.name=distill", f"--config.objective.teacher={folder / 'pruned'}"],
+        "private": ["--config.train.learner=private", "--config.data.batch_size=40", "--config.data.poisson=8"],
+    }[kind]
+    mesh = [f"--config.mesh.{axis}=2" for axis in ("data", "fsdp", "tensor")]
+    ends = []
+    for name, over in (("one", []), ("eight", mesh)):
+        assert trained(folder / "recipe.py", folder / f"{kind}_{name}", *more, *over) == 0
+        ends.append(tree.flatten(open_run(folder / f"{kind}_{name}").params()))
+    for path, wanted in ends[0].items():
+        np.testing.assert_allclose(ends[1][path], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max(), err_msg=path)

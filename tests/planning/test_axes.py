@@ -1,12 +1,15 @@
 """What each mesh axis sends and how long a pipeline idles: numbers worked out by hand."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from llm_jax.planning import analytic, search, topology
+from llm_jax.planning import analytic, search, topology, workload
 from llm_jax.planning.axes import links, schedule, shares
 from llm_jax.planning.workload import Workload
+from llm_jax.run.config import load_recipe, resolve
 
 TOKENS, WIDTH, KEYS, LAYERS = 64 * 1024, 512, 128, 8
 PLAIN = Workload(
@@ -29,6 +32,42 @@ def test_fully_sharded_gathers_parameters_twice_and_scatters_gradients_once():
     assert sent(on(fsdp=4), "fsdp") == {"all-gather": 2 * 2e7 * 3 / 4, "reduce-scatter": 2e7 * 3 / 4}
     accumulated = replace(on(fsdp=4), microbatches=2)
     assert sent(accumulated, "fsdp")["all-gather"] == 2 * sent(on(fsdp=4), "fsdp")["all-gather"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "kinds"),
+    [
+        ("v5e:8x8", {"fsdp": 64}, {"all-reduce": 6e7}),
+        ("v5p:4x4x8", {"fsdp": 128}, {"all-reduce": 6e7}),
+        ("v6e:16x16", {"fsdp": 256}, {"all-gather": 4e7, "all-reduce": 2e7}),
+        ("v6e:16x16", {"data": 4, "fsdp": 64}, {"all-gather": 4e7, "reduce-scatter": 2e7}),
+        ("v5e:4x8", {"fsdp": 32}, {"all-gather": 4e7, "reduce-scatter": 2e7}),
+        ("h100:8x8", {"fsdp": 64}, {"all-gather": 4e7, "reduce-scatter": 2e7}),
+    ],
+)
+def test_tpus_sum_what_is_split_over_more_than_32_chips_and_no_other_axis(name, mesh, kinds):
+    chips, w = topology.parse(name), on(**mesh)
+    n = mesh["fsdp"]
+    wholes = {"all-gather": 0.0, "reduce-scatter": 0.0, "all-reduce": 0.0}
+    for row in links.compiled(w, chips):
+        if row.axes == ("fsdp",):
+            wholes[row.kind] += row.whole
+            assert row.sent == row.whole * (n - 1) / n * (2 if row.kind == "all-reduce" else 1)
+    assert wholes == {kind: kinds.get(kind, 0.0) for kind in wholes}
+    assert analytic.work(w, chips).traffic == tuple(links.compiled(w, chips))
+    two = links.compiled(on(slice=2, **mesh), replace(chips, slices=2))
+    assert [row for row in two if row.axes != ("slice",)] == links.compiled(w, chips)[: len(two) - 1]
+
+
+@pytest.mark.parametrize("recipe", sorted(Path("configs/pods").glob("*.json")), ids=lambda path: path.stem)
+def test_formulas_send_what_the_plans_of_the_recipes_do(recipe):
+    """For which the compiler's programs were read, on slices of 256 chips; Gemma's tied table is gathered once."""
+    plan = json.loads(recipe.read_text())
+    chips = topology.parse(plan["topology"])
+    rows = links.compiled(workload.of(resolve(load_recipe(str(recipe.with_suffix(".py")))), chips), chips)
+    found = {row["kind"]: row["sent"] for row in plan["collectives"] if row["sent"] > 1e9}
+    kinds = {row.kind for row in rows}
+    assert {kind: sum(row.sent for row in rows if row.kind == kind) for kind in kinds} == pytest.approx(found, rel=0.13)
 
 
 def test_copies_of_parameters_sum_their_gradients():

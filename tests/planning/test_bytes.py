@@ -63,12 +63,19 @@ def test_in_a_pipeline_each_turn_gathers_the_layers_of_a_stage_again():
 def test_seconds_are_work_over_what_a_chip_gives():
     two = topology.parse("v5e:2x2", 2)
     rows = (Traffic("all-reduce", ("fsdp",), 1, 0, 9e9), Traffic("all-reduce", ("slice", "fsdp"), 1, 0, 8e9))
-    found = roofline.times(roofline.Work(1e12, 8e11, rows), two, {"slice": 2, "fsdp": 4}, efficiency=0.5, exposed=0.25)
+    found = roofline.times(roofline.Work(1e12, 8e11, rows), two, {"slice": 2, "fsdp": 4}, roofline.Fit(0.5, 0.25))
     assert found.compute == 1e12 / 197e12 / 0.5
     assert found.hbm == 8e11 / 819e9
     assert found.ici == 17e9 / roofline.bandwidth(two, 4, 8)
     assert found.dcn == 8e9 / 4 / 3.125e9
-    assert found.step == found.hbm + 0.25 * (found.ici + found.dcn)  # memory takes longer than compute here
+    assert found.step == found.compute + found.hbm + 0.25 * (found.ici + found.dcn)
+    assert analytic.work(W, POD).memory == analytic.UNFUSED * analytic.memory_traffic(W)
+
+
+def test_links_take_at_least_their_own_time():
+    rows = (Traffic("all-reduce", ("fsdp",), 1, 0, 9e12),)
+    found = roofline.times(roofline.Work(1e12, 8e9, rows), POD, {"fsdp": 4}, roofline.Fit(0.5, 0.0))
+    assert found.step == found.ici > found.compute + found.hbm
 
 
 def test_a_failure_costs_half_an_interval_and_the_restart_and_stretches_the_days():

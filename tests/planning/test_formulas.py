@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from llm_jax.cost.chips import CHIPS
 from llm_jax.planning import analytic, estimate, roofline, search, topology, workload
 from llm_jax.planning.axes import links
 from llm_jax.planning.collectives import Traffic
@@ -49,12 +50,27 @@ def test_two_slices_sum_a_devices_share_of_the_gradients_between_them(llama):
 
 def test_a_group_has_the_links_of_the_axes_that_it_fills():
     link = POD.chip.link
-    assert roofline.bandwidth(POD, 256, 256) == 2 * link
-    assert roofline.bandwidth(POD, 16, 256) == link
-    assert roofline.bandwidth(POD, 4, 256) == link / 2
-    gpus = topology.parse("h100:2x8")
-    assert roofline.bandwidth(gpus, 8, 16) == gpus.chip.link
-    assert roofline.bandwidth(gpus, 16, 16) == gpus.chip.dcn
+    assert roofline.bandwidth(POD, 256) == 2 * link
+    assert roofline.bandwidth(POD, 16) == link
+    assert roofline.bandwidth(POD, 4) == link / 2
+
+
+def test_gpus_of_a_host_share_its_network_cards():
+    """What a ring over hosts passes on enters each of them once, by as many cards as the ring has members there."""
+    gpus = topology.parse("h100:16x8")
+    assert roofline.bandwidth(gpus, 8) == roofline.bandwidth(gpus, 4, 2) == gpus.chip.link
+    assert roofline.bandwidth(gpus, 16) == roofline.bandwidth(gpus, 128) == 8 * gpus.chip.dcn
+    assert roofline.bandwidth(gpus, 64, 2) == 4 * gpus.chip.dcn
+    assert roofline.bandwidth(gpus, 16, 8) == roofline.bandwidth(gpus, 2, 64) == gpus.chip.dcn
+    mesh = {"data": 4, "fsdp": 4, "tensor": 8}
+    assert [roofline.apart(mesh, [axis]) for axis in mesh] == [32, 8, 1]
+    row = Traffic("all-gather", ("fsdp",), 1, 0, 1e12)
+    assert roofline.times(roofline.Work(1e12, 1e9, (row,)), gpus, mesh).ici == 1e12 / gpus.chip.dcn
+
+
+@pytest.mark.parametrize("name", CHIPS)
+def test_every_chip_has_what_is_fitted_of_its_maker(name):
+    assert roofline.fit(CHIPS[name]) in roofline.FITS.values()
 
 
 def test_the_longest_binds_and_the_step_lies_between_its_bounds():
@@ -64,7 +80,7 @@ def test_the_longest_binds_and_the_step_lies_between_its_bounds():
     assert found.binds == "ICI"
     assert found.ici == 1e12 / (2 * POD.chip.link)
     all_overlap, none_do = found.bounds
-    assert max(found.compute, found.hbm) < found.step < none_do and all_overlap == found.ici
+    assert found.compute + found.hbm < found.step < none_do and all_overlap == found.ici
 
 
 def test_both_definitions_of_mfu_are_the_same_time(llama):

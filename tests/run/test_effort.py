@@ -2,22 +2,27 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from llm_jax.adapt import ADAPTERS
 from llm_jax.adapt.adapted import adapted
 from llm_jax.adapt.headed import Headed
+from llm_jax.adapt.prefixed import Prefixed
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.cost import flops
 from llm_jax.mesh import plan
 from llm_jax.models.decoder.llama import Llama
+from llm_jax.models.encoder.bert import Bert
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.labelled.classification import Classification
 from llm_jax.objectives.preference.alone import Orpo
 from llm_jax.objectives.preference.answers import answers
 from llm_jax.objectives.preference.referred import Dpo
-from llm_jax.run.parts.effort import flops_per_token
+from llm_jax.objectives.prefix import Prefix
+from llm_jax.run.parts.effort import flops_per_token, seen
+from llm_jax.text import tokenizers
 
 T = 128
 MODEL = Llama(vocab_size=512, num_layers=2, embed_dim=128, num_heads=4, mlp_dim=384, attention="plain")
@@ -37,7 +42,26 @@ def test_both_answers_count_and_what_the_reference_makes_of_them(objective):
         whole = counted(jax.grad(lambda p, b: objective(MODEL, p, b, None)[0].total), params, batch)
         if isinstance(objective, Dpo):
             whole += counted(lambda p, b: answers(MODEL, p, b, None)[:2], params, batch)
-    assert flops_per_token(MODEL, objective, T, causal=False) == pytest.approx(whole, rel=0.05)
+    assert flops_per_token(MODEL, objective, T, masked=False) == pytest.approx(whole, rel=0.05)
+
+
+def test_attention_counts_the_pairs_that_masks_leave():
+    """Of prefixes, those of rows as the objective cuts them."""
+    declared = MODEL.declarations()
+    whole = flops.per_token(declared, T, seen=flops.WHOLE) - 6 * flops.matmul_parameters(declared)
+
+    def share(model, objective):
+        return (flops_per_token(model, objective, T) - 6 * flops.matmul_parameters(declared)) / whole
+
+    both, along = Prefix(bidirectional=True), np.arange(T)
+    rows = {"tokens": np.zeros((2000, T), int), "targets": np.zeros((2000, T), int)}
+    early = both.transform(tokenizers.build("bytes"), T, 0)(rows, np.arange(2000))["prefix"]
+    pairs = (along <= along[:, None]) | (early[:, None] & early[:, :, None])
+    assert share(MODEL, both) == share(Prefixed(MODEL), both) == pytest.approx(pairs.mean(), rel=0.01)
+    assert share(MODEL, Prefix()) == share(Headed(MODEL, ("a",)).base, Causal()) == pytest.approx(0.5)
+    encoder = Bert(vocab_size=512, num_layers=2, embed_dim=128, num_heads=4, max_positions=T)
+    assert (seen(encoder, Causal()), seen(Headed(encoder, ("a",)), Causal())) == (1, 1)
+    assert seen(Headed(MODEL, ("a",)), Classification()) == 0.5
 
 
 def test_what_is_frozen_has_no_gradient_and_labels_need_no_table():

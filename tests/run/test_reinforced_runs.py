@@ -17,13 +17,15 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Learner, Mean, State
 from llm_jax.data.examples.records import Record, open_records
 from llm_jax.data.tasks import reasoning
-from llm_jax.data.tasks.prompts import Prompts
+from llm_jax.data.tasks.prompts import ChatPrompts, Prompts
 from llm_jax.decode.score import laid_out
+from llm_jax.evals import generation
 from llm_jax.evals.tuned import rewards
 from llm_jax.learn.repeated import repeated
 from llm_jax.run import build, config
 from llm_jax.run.exchange.rollouts import with_rollouts
 from llm_jax.store.checkpoint import Checkpoints
+from tests.data.read import rows, write
 
 ANSWERS = [{"question": f"{a}{b}", "answer": "x" * (1 + (a + b) % 2)} for a in range(6) for b in range(6)]
 
@@ -110,6 +112,22 @@ def test_the_texts_of_a_step_follow_from_the_state_alone(flags, monkeypatch):
     right = [float(bytes(ids[:2].tolist())) for ids in asked["tokens"]]
     np.testing.assert_array_equal(scores.max(1), right)
     assert set(scores.reshape(-1)) <= {0.0, *right}
+
+
+def test_questions_asked_by_a_chat_template_stand_one_a_row_with_the_number_of_their_record(tmp_path):
+    template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"
+    template += "{% if add_generation_prompt %}a:{% endif %}"
+    path = write(tmp_path / "my.jsonl", [{"question": q, "answer": a} for q, a in (("ab", "x"), ("c", "yz"))])
+    form = {"name": "chat_prompts", "prefix": "Say ", "system": "S"}
+    batch = rows(path, form, 40, tmp_path, template=template)
+    assert batch["item"].tolist() == [0, 1]
+    asked = list(generation.pairs(batch))
+    assert [bytes(pair.prompt) for pair in asked] == [b"s:S;u:Say ab;a:", b"s:S;u:Say c;a:"]
+    assert [bytes(pair.reference) for pair in asked] == [b"x;", b"yz;"]
+    record = Record({"question": "ab", "answer": "x"}, "my.jsonl:1")
+    assert rewards.reward(ChatPrompts(system="S"), "files", {})("x", record) == 1
+    with pytest.raises(UserError, match=r"my.jsonl:1: 17 tokens are more than data.seq_len \+ 1=16"):
+        rows(path, form, 15, tmp_path, template=template)
 
 
 def test_updates_by_one_batch_are_as_many_steps_of_the_learner():

@@ -21,10 +21,13 @@ from llm_jax.text.options import check
 FORMS = {
     "labelled": "llm_jax.data.examples.labelled:Labelled",
     "pairs": "llm_jax.data.examples.pairs:Pairs",
+    "answers": "llm_jax.data.examples.pairs:Answers",
     "chat": "llm_jax.data.examples.chats:Chat",
     "passages": "llm_jax.data.examples.passages:Passages",
     "preferences": "llm_jax.data.examples.preferred:Preferences",
     "prompts": "llm_jax.data.tasks.prompts:Prompts",
+    "soft": "llm_jax.data.service.soft:Soft",
+    "chat_prompts": "llm_jax.data.tasks.prompts:ChatPrompts",
     "tagged": "llm_jax.data.examples.tagged:Tagged",
 }
 

@@ -1,14 +1,16 @@
 """A text to be written from another: translation, summaries, answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from llm_jax.core import checks
+from llm_jax.core.table import UserError
 from llm_jax.data.corrupt.rows import Texts, ends, pair
 from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.ragged import Ragged, check_long, fitting, flat
-from llm_jax.data.examples.records import Record, Records, text_of
+from llm_jax.data.examples.records import Record, Records, text_of, value_of
 from llm_jax.data.examples.taught import blank, taught_rows
 from llm_jax.data.features import Fields
 from llm_jax.data.kept import Arrays
@@ -25,7 +27,8 @@ class Pairs:
     with weights on the target and its end alone, in training several side by side, in evaluation one a row.
 
     source, target: names of the fields. prefix: stands before each source, such as "translate English to German: ".
-    source_len: S, None for data.seq_len. separator: of joined texts. long: "error", "cut" or "drop"; what is cut is
+    source_len: S, None for data.seq_len. separator: of joined texts. learn_source: whether these have weights on the
+    source and the separator too, in training. long: "error", "cut" or "drop"; what is cut is
     the end of the source, of joined texts such that the target stays, and of a target itself what exceeds its room.
     """
 
@@ -35,11 +38,16 @@ class Pairs:
     source_len: int | None = None
     joined: bool = False
     separator: str = "\n"
+    learn_source: bool = field(default=False, repr=False)  # changes rows, not what is kept
     long: str = "error"
 
     def __post_init__(self) -> None:
         check_long(self.long)
         checks.positive("data.form", source_len=self.source_len)
+        if self.learn_source and not self.joined:
+            raise UserError(
+                "data.form.learn_source=True is of joined texts; set data.form.joined=True, or leave it out"
+            )
 
     def texts(self, record: Record) -> list[str]:
         """Return the source with its prefix, and the target."""
@@ -85,7 +93,8 @@ class Pairs:
             written = target[i][: max(1, room - own)]
             read = source[i][: max(0, room - own - len(written))]
             ids.append(np.concatenate([before, read, between, written, after]))
-            taught.append(np.arange(len(ids[-1])) >= len(ids[-1]) - len(written) - len(after))
+            first = 0 if self.learn_source and not evaluation else len(ids[-1]) - len(written) - len(after)
+            taught.append(np.arange(len(ids[-1])) >= first)
         return taught_rows(flat(ids), flat(taught, bool).values, around, alone=evaluation)
 
     def blank(self, seq_len: int) -> Fields:
@@ -95,6 +104,33 @@ class Pairs:
             del fields["positions"]
             fields |= {n: np.zeros((1, self.source_len or seq_len), np.int32) for n in SOURCE}
         return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers(Pairs):
+    """The form `answers`: the pairs of a question above its passage, and the answer.
+
+    question: name of the question's field. source: of the passage's. target: of the answer's: a text, a list of which
+    the first one is learnt, or {"text": […]} as SQuAD has it. none: what is written where that list is empty.
+    """
+
+    question: str = "question"
+    source: str = "context"
+    target: str = "answers"
+    none: str = "unanswerable"
+
+    def texts(self, record: Record) -> list[str]:
+        """Return the question above the passage, with their prefix, and the answer."""
+        asked, passage = text_of(record, self.question, "question"), text_of(record, self.source, "source")
+        given: Any = value_of(record, self.target, "target")
+        given = given.get("text") if isinstance(given, dict) else given
+        said = given if isinstance(given, list) else [given]
+        if not all(isinstance(text, str) and text.strip() for text in said):
+            raise UserError(
+                f'{record.name}: field {self.target!r} must be a text, a list of them, or {{"text": ["…"]}}: '
+                f"{record.values[self.target]!r:.80}"
+            )
+        return [f"{self.prefix}{asked}\n{passage}", said[0] if said else self.none]
 
 
 SOURCE = ("source_tokens", "source_segments")

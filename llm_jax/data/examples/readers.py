@@ -5,6 +5,7 @@ Each takes `train` (a glob pattern or a list of them; `files` is the same) and e
 and line.
 """
 
+import codecs
 import csv as table
 import io
 import json
@@ -36,11 +37,10 @@ def csv(
     delimiter: between cells; by default a tab in .tsv and .tab files, else a comma. columns: the names of the fields,
     for files that have no row of names.
     """
-    if delimiter is not None and len(delimiter) != 1:
-        raise UserError(f"data.options.delimiter={delimiter!r} must be one character, such as ';'")
+    check_delimiter(delimiter)
 
     def read(path: Path) -> Iterator[Record]:
-        return rows(path, delimiter or DELIMITERS.get(path.suffix.lower(), ","), columns)
+        return rows(path, delimiter, columns)
 
     return split_rows(split, train, files, validation, held_out, read, "csv", delimiter, columns)
 
@@ -64,9 +64,23 @@ def files(
     files: str | list | tuple | None = None,
     validation: str | list | tuple | None = None,
     held_out: float = 0.05,
+    delimiter: str | None = None,
+    columns: list | tuple | None = None,
 ) -> Records | None:
-    """Tables and JSON lines by their suffix: .csv, .tsv, .jsonl."""
-    return split_rows(split, train, files, validation, held_out, by_suffix, "files")
+    """Tables and JSON lines by their suffix: .csv, .tsv, .jsonl; delimiter, columns: of the tables, as of `csv`."""
+    check_delimiter(delimiter)
+
+    def read(path: Path) -> Iterator[Record]:
+        return by_suffix(path, delimiter, columns)
+
+    given = [option for option in (delimiter, columns) if option is not None]
+    return split_rows(split, train, files, validation, held_out, read, "files", *given)
+
+
+def check_delimiter(delimiter: str | None) -> None:
+    """Refuse what cannot stand between cells."""
+    if delimiter is not None and len(delimiter) != 1:
+        raise UserError(f"data.options.delimiter={delimiter!r} must be one character, such as ';'")
 
 
 def split_rows(
@@ -97,20 +111,21 @@ def split_rows(
     return Records(fingerprint(chosen, *parts, *(() if other else (split, held_out))), load)
 
 
-def by_suffix(path: Path) -> Iterator[Record]:
+def by_suffix(path: Path, delimiter: str | None = None, columns: Sequence[str] | None = None) -> Iterator[Record]:
     """Yield the records of a file of a known kind."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
         raise UserError(f"{path}: of no known kind; one of {choices(READERS)}, or set data.source to 'csv' or 'jsonl'")
-    return objects(path) if READERS[suffix] == "jsonl" else rows(path, DELIMITERS.get(suffix, ","), None)
+    return objects(path) if READERS[suffix] == "jsonl" else rows(path, delimiter, columns)
 
 
-def rows(path: Path, delimiter: str, columns: Sequence[str] | None) -> Iterator[Record]:
-    """Yield the records of a table.
+def rows(path: Path, delimiter: str | None, columns: Sequence[str] | None) -> Iterator[Record]:
+    """Yield the records of a table; the delimiter None is that of the suffix.
 
     Raises:
         UserError: it is not UTF-8, a row has too many or too few cells, a quote stays open, or names are missing.
     """
+    delimiter = delimiter or DELIMITERS.get(path.suffix.lower(), ",")
     lines = table.reader(io.StringIO(_decoded(path), newline=""), delimiter=delimiter, strict=True)
     names = None if columns is None else _named(path, list(columns))
     before, limit = 0, table.field_size_limit(LONGEST)
@@ -122,16 +137,21 @@ def rows(path: Path, delimiter: str, columns: Sequence[str] | None) -> Iterator[
                 return
             except table.Error as error:
                 told = "a quote is never closed" if "unexpected end" in str(error) else error
-                raise UserError(f"{path}:{before + 1}: this row is no row of a table ({told})") from None
+                raise UserError(
+                    f"{path}:{before + 1}: this row is no row of a table ({told}); a quote within a quoted cell is "
+                    'written twice (""), and data.options.delimiter says what stands between cells'
+                ) from None
             line, before = before + 1, lines.line_num
             if not cells:
                 continue
             if names is None:
                 names = _named(path, cells)
+                check_whole(path, names, delimiter)
             elif len(cells) != len(names):
+                mend = f'put a cell that holds {delimiter!r} into quotes ("…"), or set data.options.delimiter'
                 raise UserError(
-                    f"{path}:{line}: {len(cells)} cells, and there are {len(names)} fields ({', '.join(names)}); "
-                    f'put a cell that holds {delimiter!r} into quotes ("…"), or set data.options.delimiter'
+                    f"{path}:{line}: {len(cells)} cell{'s' * (len(cells) != 1)}, and there are {len(names)} fields "
+                    f"({', '.join(names)}); {mend if len(cells) > len(names) else 'complete the row, or remove it'}"
                 )
             else:
                 yield Record(dict(zip(names, cells, strict=True)), f"{path}:{line}")
@@ -143,10 +163,20 @@ def _named(path: Path, names: list[str]) -> list[str]:
     bare = [str(name).strip() for name in names]
     if not all(bare) or len(set(bare)) < len(bare):
         raise UserError(
-            f"{path}:1: the first row must name the fields, each once, and is {', '.join(map(repr, bare))}; "
-            "for a file without names give data.options.columns"
+            f"{path}:1: the first row must name the fields, each once, and is {', '.join(map(repr, bare))}; name every "
+            "column or leave it out (pandas: index=False); for a file without names give data.options.columns"
         )
     return bare
+
+
+def check_whole(path: Path, names: list[str], delimiter: str) -> None:
+    """Refuse a row of names that are one name, since something else stands between them."""
+    other = next((c for c in ";\t|," if c != delimiter and c in names[0]), None)
+    if len(names) == 1 and other:
+        raise UserError(
+            f"{path}:1: {delimiter!r} divides the row of names into one alone, {names[0]!r}; set "
+            f"data.options.delimiter={other!r}"
+        )
 
 
 def objects(path: Path) -> Iterator[Record]:
@@ -163,7 +193,10 @@ def objects(path: Path) -> Iterator[Record]:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not a JSON object ({error}); each line must be one") from None
         if not isinstance(value, dict):
-            raise UserError(f"{path}:{number}: {line.strip()!r:.60} is no JSON object with named fields")
+            raise UserError(
+                f"{path}:{number}: {line.strip()!r:.60} is no JSON object with named fields, one on each line; "
+                "`jq -c .[]` makes such lines of a list"
+            )
         yield Record(value, f"{path}:{number}")
 
 
@@ -178,7 +211,8 @@ def _decoded(path: Path) -> str:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
+        known = "utf16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
         raise UserError(
             f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x}); save it as UTF-8, such as by "
-            f"`iconv -f latin1 -t utf8`"
+            f"`iconv -f {known} -t utf8`"
         ) from None

@@ -106,8 +106,8 @@ def judged(case: Case) -> dict[str, Estimate]:
     checked, loader, model = case.checked(), case.loader(), case.reader()
     if checked is None or loader is None:
         raise UserError(
-            'the suite "reward" needs held-out questions: data.form={"name": "prompts"}, and a data.source of examples '
-            "that holds some out"
+            'the suite "reward" needs held-out questions: data.form={"name": "prompts"} or "chat_prompts", and a '
+            "data.source of examples that holds some out"
         )
     if isinstance(model, Conditional) or not isinstance(model, Decodes):
         raise UserError(f"model.name={type(model).__name__.lower()!r} does not continue questions; take a decoder")

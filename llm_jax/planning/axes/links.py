@@ -8,6 +8,7 @@ from llm_jax.mesh.remat import kept
 from llm_jax.planning.axes import schedule
 from llm_jax.planning.axes.shares import SHARDED, item, parts, size, tokens, used
 from llm_jax.planning.collectives import Traffic, sent
+from llm_jax.planning.topology import LIBTPU, Topology
 from llm_jax.planning.workload import Workload
 
 RECOMPUTED = {"none": 0.0, "dots": 0.05, "offload": 0.5, "full": 1.0}
@@ -41,11 +42,28 @@ def traffic(w: Workload) -> list[Traffic]:
     return found + copies(w)
 
 
+def compiled(w: Workload, topology: Topology) -> list[Traffic]:
+    """Return a step's collectives as the compiler for a topology writes them, which for TPUs has sums for others.
+
+    Where parameters are split over all chips of a slice, more than 32, it sums gradients and cuts them afterwards, and
+    gathers parameters as a sum of zeros with each chip's own part in its place, twice the bytes of each; on the torus
+    of 16x16 it gathers all but small ones. What some of the chips split is gathered, and mostly scattered
+    (tests/planning/test_many_shards.py).
+    """
+    rows, shards = traffic(w), size(w, SHARDED)
+    if topology.chip_name not in LIBTPU or shards <= 32 or shards < topology.devices // topology.slices:
+        return rows
+    summed = ("reduce-scatter",) if topology.dims == (16, 16) else ("reduce-scatter", "all-gather")
+    return [
+        _row("all-reduce", SHARDED, row.whole, w) if row.axes == (SHARDED,) and row.kind in summed else row
+        for row in rows
+    ]
+
+
 def fsdp(w: Workload) -> list[Traffic]:
     """Weights are gathered forwards and backwards, what is computed again with the latter; gradients scattered once.
 
-    In a pipeline that is once a turn. XLA does so on GPUs; on TPUs it sums gradients of more than 32 parts, and
-    often gathers 64 and more by a sum too: twice the bytes of each (tests/planning/test_many_shards.py).
+    In a pipeline that is once a turn.
     """
     passes = w.microbatches * schedule.turns(w)
     held = parts(w)

@@ -1,10 +1,11 @@
-"""A workdir whose checkpoint is that of another made smaller: weights pruned, kernels kept in few bits."""
+"""A workdir whose checkpoint is that of another made smaller: weights pruned, most parameters kept in few bits."""
 
 import copy
 import platform
 import socket
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def compress(
     Args:
         opened: the run, averaged or with an adapter, which is merged.
         to: a directory that is not there, or is empty.
-        compress: how kernels are kept.
+        compress: how kernels and embeddings are kept.
         sparsity: what is pruned before.
         step: which checkpoint (default: the newest).
 
@@ -95,7 +96,7 @@ def configuration(opened: OpenRun, compress: sections.Compress) -> Config:
     values["train"]["ema"] = None
     if "reference" in (learnt := values["objective"]):
         learnt["reference"] = learnt["reference"] or values["init_from"]
-    values["compress"] = {"quantize": compress.quantize, "group": compress.group}
+    values["compress"] = asdict(compress)
     return resolve({name: part for name, part in values.items() if name not in ("adapt", "prune", "init_from")})
 
 
@@ -108,7 +109,7 @@ def _about(opened: OpenRun, compress: sections.Compress, sparsity: Sparsity | No
         "python": platform.python_version(),
         "host": socket.gethostname(),
         "compressed": {
-            "source": opened.workdir.path.name, "step": step, "quantize": compress.quantize, "group": compress.group,
+            "source": opened.workdir.path.name, "step": step, **asdict(compress),
             "zeros": sparsity and sparsity.share, "block": sparsity and sparsity.block,
         },
         "started": time.time(),

@@ -17,6 +17,7 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Conditional, State
 from llm_jax.data.examples.forms import Form
 from llm_jax.data.examples.opened import open_examples
+from llm_jax.data.tasks.prompts import ChatPrompts, Prompts
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate
 from llm_jax.decode.score import laid_out
@@ -53,14 +54,15 @@ def with_rollouts(run: Run, pins: Pins) -> Run:
 
     def lesson(batch: Batch, state: State) -> Batch:
         group, stops = objective.group, [words.eos_id]
-        asked = list(generation.pairs(batch))
+        rows = {name: hosts.whole(values) for name, values in batch.items()}  # every process writes all of the texts
+        asked = list(generation.pairs(rows))
         model, params = merged(run.model, state.params)
         made = generate(
             decoding(model), params, [pair.prompt for pair in asked], max_new_tokens=objective.tokens,
             settings=sampling, seed=drawn(state), num=group, stop_ids=stops, vocab_size=words.vocab_size,
         )  # fmt: skip
         told = [words.decode(i for i in ids if i not in stops) for ids in made]
-        of = [records[item] for item in np.repeat(np.asarray(batch["item"]), group)]
+        of = [records[item] for item in np.repeat(rows["item"], group)]
         got = np.array([reward(*each) for each in zip(told, of, strict=True)], np.float64).reshape(-1, group)
         prompts = [pair.prompt for pair in asked for _ in range(group)]
         texts = [[*prompt, *ids] for prompt, ids in zip(prompts, made, strict=True)]
@@ -68,7 +70,9 @@ def with_rollouts(run: Run, pins: Pins) -> Run:
         fields["advantages"] = objective.advantages(got).reshape(-1)
         fields["rewards"] = got.reshape(-1).astype(np.float32)
         fields["spreads"] = np.repeat(got.std(1, ddof=1), group).astype(np.float32)
-        placed = hosts.to_devices(fields, len(made))
+        part, count = hosts.share(len(made))
+        own = slice(part * len(made) // count, (part + 1) * len(made) // count)
+        placed = hosts.to_devices({name: values[own] for name, values in fields.items()}, len(made))
         if objective.updates > 1:  # else it is the model's own, at this step
             placed["behaviour"] = known(run.model, state.params, placed)
         if reference:
@@ -90,12 +94,10 @@ def _refuse(run: Run, tokens: int) -> None:
             f"objective.name={name!r} needs a model that sometimes answers right; begin from one that has learnt "
             "right answers, with --config.init_from=WORKDIR"
         )
-    if hosts.several():
-        raise UserError(f"objective.name={name!r} writes texts in one process; run it on one host")
-    if data.mixture is not None or (data.form or {}).get("name") != "prompts":
+    if data.mixture is not None or not isinstance(formed(data.form), Prompts | ChatPrompts):
         raise UserError(
-            f'objective.name={name!r} asks the questions of one data.source with data.form={{"name": "prompts"}}; '
-            f"here are data.form={data.form} and data.mixture={data.mixture}"
+            f'objective.name={name!r} asks the questions of one data.source with data.form={{"name": "prompts"}} or '
+            f'"chat_prompts"; here are data.form={data.form} and data.mixture={data.mixture}'
         )
     if run.sections.train.learner != "gradient" or run.sections.local.name != "none":
         raise UserError(

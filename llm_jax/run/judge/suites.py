@@ -11,7 +11,7 @@ from llm_jax.data.build import Component, components, opened_texts
 from llm_jax.data.documents import Document
 from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
-from llm_jax.data.tasks.prompts import Prompts
+from llm_jax.data.tasks.prompts import ChatPrompts, Prompts
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites import open_suites
 from llm_jax.evals.suites.case import Case, Checked, Examples
@@ -117,13 +117,13 @@ def examples(where: Where, form: Any) -> Examples | None:
 
 
 def checked(where: Where, form: Any, objective: Objective) -> Checked | None:
-    """Return the held-out questions of a run whose `data.form` is `prompts`, None of any other.
+    """Return the held-out questions of a run whose `data.form` asks them, None of any other.
 
     Where the objective does not say how answers are checked and how long they are, they are to be exact, as long as
     the right ones may be.
     """
     form = formed(form)
-    if not isinstance(form, Prompts) or where["source"] is None:
+    if not isinstance(form, Prompts | ChatPrompts) or where["source"] is None:
         return None
     found = open_examples(where["source"], where["options"], "validation", where["normalization"])
     given = {name: getattr(objective, name) for name in ("verifier", "answer") if hasattr(objective, name)}

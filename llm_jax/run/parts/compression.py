@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llm_jax.adapt.pack import FORMS
+from llm_jax.adapt.pack import FORMS, Packing
 from llm_jax.core import checks
 from llm_jax.core.table import UserError, choices
 from llm_jax.optim.sparsity import Gradual, parse, pruned
+
+EMBEDDINGS = {"float32": None, "int8": Packing("int8", None)}  # how a table is kept: a scale for each row
 
 
 @dataclass(frozen=True)
@@ -15,15 +17,23 @@ class Compress:
     """How the kernels of a model that is done with learning are kept; the verb `compress` sets it.
 
     quantize: int8, int4 or nf4, None for float32. group: inputs that share a scale, None for all of an output.
+    embeddings: of tables with a row for each token, the output head among them: int8, a scale for each, or float32.
     """
 
     quantize: str | None = None
     group: int | None = None
+    embeddings: str = "float32"
 
     def __post_init__(self) -> None:
         checks.positive("compress", group=self.group)
         if self.quantize not in (None, *FORMS):
             raise UserError(f"compress.quantize={self.quantize!r} is not known; choose one of: {choices(FORMS)}")
+        if self.embeddings not in EMBEDDINGS:
+            raise UserError(
+                f"compress.embeddings={self.embeddings!r} is not known; choose one of: {choices(EMBEDDINGS)}"
+            )
+        if self.quantize is None and EMBEDDINGS[self.embeddings]:
+            raise UserError(f"compress.embeddings={self.embeddings!r} is of packed models; set compress.quantize too")
 
     def refuse(self) -> None:
         """Refuse to train a packed model."""

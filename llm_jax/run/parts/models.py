@@ -21,6 +21,7 @@ from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.run import sections
 from llm_jax.run.config import Config, construct
+from llm_jax.run.parts.compression import EMBEDDINGS
 
 ANY_VOCABULARY = 256  # stands in for a size that is not known yet, so that all else can be checked before any work
 
@@ -141,7 +142,7 @@ def adaptation(config: Config, plain: Model) -> Model:
     """Return a model with the adapter of a configuration, or packed as it says; it may say neither."""
     kept: sections.Compress = construct(sections.Compress, config.values["compress"])
     if kept.quantize is not None:
-        return packed(plain, Packing(kept.quantize, kept.group))
+        return packed(plain, Packing(kept.quantize, kept.group), EMBEDDINGS[kept.embeddings])
     section: sections.Adapt = construct(sections.Adapt, config.values["adapt"])
     if section.name == "none":
         return plain

@@ -1,0 +1,1 @@
+"""Learning from what a teacher says of every possible next token."""
