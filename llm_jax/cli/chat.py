@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     """Answer one message, or as many as come."""
     flags = read(arguments)
     with_huge_pages(not flags.no_huge_pages)
-    from llm_jax.run.sections import Sample
+    from llm_jax.run.parts.sampling import Sample
 
     given = {name: value for name in DRAWN if (value := getattr(flags, name)) is not None}
     given |= {"temperature": 0.0} if flags.greedy else {}
@@ -74,7 +74,7 @@ def opened(flags: Namespace, given: dict[str, Any]) -> "Conversation":
     from llm_jax.run.config import construct
     from llm_jax.run.generate import Conversation, decoding
     from llm_jax.run.open_run import open_run
-    from llm_jax.run.sections import SEARCHING, Sample
+    from llm_jax.run.parts.sampling import SEARCHING, Sample
 
     found = open_run(flags.workdir)
     place = found.workdir

@@ -65,7 +65,7 @@ def _check_beams(flags: argparse.Namespace) -> None:
 
 def _given(flags: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of the section that the flags give; drawing takes the place of searching, and the other way."""
-    from llm_jax.run.sections import DRAWING, SEARCHING
+    from llm_jax.run.parts.sampling import DRAWING, SEARCHING
 
     named = {name: value for name in ("tokens", *DRAWN, *SEARCHED) if (value := getattr(flags, name)) is not None}
     named |= {"temperature": 0.0} if flags.greedy else {}
@@ -80,7 +80,7 @@ def _sample(flags: argparse.Namespace) -> int:
     from llm_jax.run.config import construct
     from llm_jax.run.generate import between, continuations, pieces, searched
     from llm_jax.run.open_run import open_run
-    from llm_jax.run.sections import Sample
+    from llm_jax.run.parts.sampling import Sample
 
     given = _given(flags)
     Sample(**({"beams": 4} if any(name in given for name in SEARCHED[1:]) else {}) | given)  # before a workdir is read

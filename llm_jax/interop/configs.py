@@ -223,8 +223,11 @@ def write(family: str, fields: Mapping[str, Any], shapes: Shapes, *, context: in
         shapes: of its parameters by path, from which derived sizes are taken.
         context: the longest text that it was made for, in tokens.
         dtype: of the stored tensors, such as "bfloat16".
+
+    Raises:
+        UserError: the family has no config.json, or its own cannot say what is in the fields.
     """
-    table: FieldMap = lookup(FIELDS, family, "family")
+    table: FieldMap = lookup(FIELDS, family, "model.name of an export")
     config = {"architectures": [table.architecture], "model_type": table.model_type, table.context: context}
     config |= {"is_encoder_decoder": True} if table.source else {}
     for entry in table.entries:

@@ -19,7 +19,7 @@ from llm_jax.text.base import Tokenizer
 
 TEMPLATE, GENERATION = "chat_template.jinja", "generation_config.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-FILES = {".arpa": "llm_jax.interop.arpa:source", ".gguf": "llm_jax.interop.gguf.reader:source"}
+FILES = {".arpa": "llm_jax.interop.arpa.reader:source", ".gguf": "llm_jax.interop.gguf.reader:source"}
 KINDS = {"tokenizer.json": "huggingface", "tokenizer.model": "sentencepiece"}
 
 

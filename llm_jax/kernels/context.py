@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from llm_jax.core.table import UserError, lookup
 from llm_jax.kernels import CONTEXT, attention, fused
-from llm_jax.kernels.ring import Axis
+from llm_jax.kernels.zigzag import Axis
 from llm_jax.mesh import plan
 from llm_jax.mesh.place import axes_of, free, place, spec
 

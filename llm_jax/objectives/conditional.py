@@ -41,21 +41,26 @@ def check_prefix(model: Model) -> None:
 
 @cache
 def _heeds_prefix(model: Any) -> bool:
-    """Whether the hidden states of a batch depend on its `prefix`: if not, those of two prefixes are one to `vmap`."""
+    """Whether the hidden states of a batch depend on its `prefix`: of two, `vmap` keeps apart only what differs."""
     shapes = {path: jax.ShapeDtypeStruct(d.shape, d.dtype) for path, d in model.declarations().items()}
+    apart: list[bool] = []
 
-    def hidden(prefix: Array, params: Params) -> Array:
-        return model.apply(params, {"tokens": jnp.zeros((1, 4), jnp.int32), "prefix": prefix}).hidden
+    @jax.custom_batching.custom_vmap
+    def watched(hidden: Array) -> Array:
+        return hidden
 
-    both = jax.vmap(hidden, in_axes=(0, None), out_axes=None)
-    try:
-        with Plan(unrolled=0).active():
-            jax.eval_shape(both, jax.ShapeDtypeStruct((2, 1, 4), bool), tree.unflatten(shapes))
-    except ValueError as error:
-        if "out_axes" not in str(error):
-            raise
-        return True
-    return False
+    @watched.def_vmap  # called for what has an axis of the two
+    def _(size: int, batched: list[bool], hidden: Array) -> tuple[Array, bool]:
+        apart.extend(batched)
+        return hidden, True
+
+    def hidden(params: Params, prefix: Array) -> Array:
+        return watched(model.apply(params, {"tokens": jnp.zeros((1, 4), jnp.int32), "prefix": prefix}).hidden)
+
+    with Plan(unrolled=0).active():
+        two = jax.ShapeDtypeStruct((2, 1, 4), bool)
+        jax.eval_shape(jax.vmap(hidden, in_axes=(None, 0)), tree.unflatten(shapes), two)
+    return any(apart)
 
 
 def _family(model: Any) -> Any:

@@ -110,9 +110,9 @@ def check(config: Config) -> tuple[Sections, Plan]:
     examples.check(parts.data, objective(config), values["objective"]["name"])
     built = model(config, vocab_size=ANY_VOCABULARY)
     if parts.export.every:
-        alike_abroad(built)
         if hasattr(objective(config), "head"):
             exportable(parts.export, values, built)
+        alike_abroad(values, built)
     if parts.train.learner == "em" and isinstance(built, Counts) and values["init_from"] is None:
         raise UserError(
             'train.learner="em" goes on from counts, and this model has none yet: take those of a run of '

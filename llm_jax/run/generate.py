@@ -13,7 +13,7 @@ from llm_jax.core.types import Conditional, Decodes, Latent, Model, Params, Samp
 from llm_jax.data.corrupt.rows import ends
 from llm_jax.decode.beam import search
 from llm_jax.decode.sample import generate, stream
-from llm_jax.run.sections import Sample
+from llm_jax.run.parts.sampling import Sample
 from llm_jax.text import chat
 from llm_jax.text.base import Tokenizer
 from llm_jax.text.streaming import decoder

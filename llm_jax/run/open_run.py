@@ -124,13 +124,12 @@ class OpenRun:
         Raises:
             UserError: there is no such checkpoint, or it is of another model; the first differences are listed.
         """
-        if abstract is None and not isinstance(self.trained, Adapted):
-            return ready(self.model, self._checkpoints().restore(abstract_params(self.model), step, part=self._part)[0])
         wanted = abstract_params(self.model) if abstract is None else abstract
-        if not isinstance(self.trained, Adapted):
-            return self._checkpoints().restore(wanted, step, part=self._part)[0]
-        apart = self._checkpoints().restore(abstract_params(self.trained), step, part=self._part)[0]
-        return placed(self.trained.merge(apart), wanted)
+        if isinstance(self.trained, Adapted):
+            apart = self._checkpoints().restore(abstract_params(self.trained), step, part=self._part)[0]
+            return placed(self.trained.merge(apart), wanted)
+        found = self._checkpoints().restore(wanted, step, part=self._part)[0]
+        return found if abstract is not None else ready(self.model, found)
 
     def leaves(self, paths: Iterable[str], step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (path, array on the host) of the (averaged) parameters, one read and verified at a time.

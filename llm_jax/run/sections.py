@@ -10,13 +10,13 @@ from typing import Any
 from llm_jax.adapt import ADAPTERS
 from llm_jax.core import checks, durations
 from llm_jax.core.table import UserError, choices, lookup
-from llm_jax.decode.beam import Beams
-from llm_jax.decode.filters import Sampling
 from llm_jax.evals.suites import check_names
-from llm_jax.learn import LEARNERS, OUTER
+from llm_jax.learn import LEARNERS
 from llm_jax.mesh.plan import AXES
 from llm_jax.run.parts.compression import Compress, Prune
+from llm_jax.run.parts.learning import Local
 from llm_jax.run.parts.privacy import Private
+from llm_jax.run.parts.sampling import Sample
 from llm_jax.run.targets import Launch
 
 
@@ -196,59 +196,6 @@ class Log:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Texts continued at each evaluation and written to samples/: which, by how many tokens, drawn or searched how.
-
-    prompts: of an encoder-decoder, the texts that it writes from. temperature to repetition_penalty: those of
-    `decode.filters.Sampling`. beams, length_penalty, stopping: those of `decode.beam.Beams`, which draw nothing; beams
-    None: texts are drawn.
-    """
-
-    prompts: list[str] = field(default_factory=list)
-    tokens: int = 128
-    temperature: float = 0.8
-    top_k: int | None = None
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    beams: int | None = None
-    length_penalty: float = 1.0
-    stopping: str = "likely"
-
-    def __post_init__(self) -> None:
-        checks.positive("sample", tokens=self.tokens)
-        self.settings()
-        for name in DRAWING if self.beams is not None else ():
-            if (value := getattr(self, name)) != DRAWING[name]:
-                raise UserError(
-                    f"sample.{name}={value!r} says how tokens are drawn, and sample.beams={self.beams} search for the "
-                    "most probable text; leave out one of them"
-                )
-        for name in SEARCHING if self.beams is None else ():
-            if (value := getattr(self, name)) != SEARCHING[name]:
-                raise UserError(f"sample.{name}={value!r} is of beam search; set sample.beams too, such as 4")
-        self.searching()
-
-    def settings(self) -> Sampling:
-        """How a token is drawn."""
-        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p, self.repetition_penalty)
-
-    def searching(self) -> Beams | None:
-        """How texts are searched for; None where they are drawn."""
-        return None if self.beams is None else Beams(self.beams, self.length_penalty, self.stopping)
-
-
-DRAWING = {
-    name: Sample.__dataclass_fields__[name].default
-    for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-}
-"""The fields of `Sample` that say how texts are drawn, with their defaults."""
-
-SEARCHING = {name: Sample.__dataclass_fields__[name].default for name in ("beams", "length_penalty", "stopping")}
-"""Those that say how texts are searched for."""
-
-
-@dataclass(frozen=True)
 class Export:
     """Exports during training, into exports/STEP: every so many steps (0: none), in which format and dtype."""
 
@@ -260,50 +207,6 @@ class Export:
         checks.non_negative("export", every=self.every)
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise UserError(f"export.dtype={self.dtype!r} must be float32, bfloat16 or float16")
-
-
-@dataclass(frozen=True)
-class Local:
-    """Workers that learn apart and meet now and then (`learn.local`), on the mesh axes of the logical axis `worker`.
-
-    name: a key of learn.OUTER, or "none". workers: into how many the rows of a batch are shared; with `data.clients`
-    the clients of a round. every: steps from one meeting to the next. learning_rate, momentum: of the outer optimizer,
-    None for its own. fragments: of the layers, which meet in turn. overlap: steps from a mean to its use. mixing: the
-    share of its own parameters that a worker keeps there, None for 0 without overlap and 0.5 with it.
-    """
-
-    name: str = "none"
-    workers: int = 1
-    every: int = 1
-    learning_rate: float | None = None
-    momentum: float | None = None
-    fragments: int = 1
-    overlap: int = 0
-    mixing: float | None = None
-
-    def __post_init__(self) -> None:
-        checks.positive("local", workers=self.workers, every=self.every, fragments=self.fragments)
-        checks.non_negative("local", overlap=self.overlap, learning_rate=self.learning_rate)
-        checks.fraction("local", mixing=self.mixing, momentum=self.momentum)
-        given = [f.name for f in fields(self) if f.name != "name" and getattr(self, f.name) != f.default]
-        if self.name == "none" and given:
-            value = getattr(self, given[0])
-            raise UserError(f"local.{given[0]}={value!r} needs local.name, one of: {choices(OUTER)}")
-        if self.fragments > self.every:
-            raise UserError(
-                f"local.fragments={self.fragments} cannot meet in turn within local.every={self.every} steps; "
-                f"try local.fragments={self.every}"
-            )
-        if self.overlap >= self.every:
-            raise UserError(
-                f"local.overlap={self.overlap} must be below local.every={self.every}: "
-                "a mean is used before the next one is made"
-            )
-
-    @property
-    def kept(self) -> float:
-        """The share of its own parameters that a worker keeps."""
-        return self.mixing if self.mixing is not None else 0.5 if self.overlap else 0.0
 
 
 @dataclass(frozen=True)

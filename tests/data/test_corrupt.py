@@ -36,11 +36,11 @@ def runs(row):
     return [len(list(group)) for hidden, group in itertools.groupby(row) if hidden]
 
 
-def test_512_tokens_of_source_hold_568_of_text_with_a_target_of_114_as_published():
-    assert spans.size_that_fills(512) == (568, 114)
-    assert spans.size_that_fills(1024) == (1137, 229)
-    assert spans.size_that_fills(256, 0.5) == (382, 256), "the two are equal at this rate alone"
-    assert spans.size_that_fills(256, 0.6) == (426, 342)
+@pytest.mark.parametrize(("text", "source", "target"), [(568, 512, 114), (1137, 1024, 229)])
+def test_a_text_of_568_tokens_fills_512_of_source_with_a_target_of_114_as_published(text, source, target):
+    """T5's compute_input_and_target_lengths, which counts the ids that end both."""
+    assert [n + 1 for n in spans.widths(text, 0.15, 3.0)] == [source, target]
+    assert spans.widths(text + 1, 0.15, 3.0)[0] + 1 > source
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from llm_jax.cli import main
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
-from llm_jax.interop import arpa
+from llm_jax.interop.arpa import reader, writer
 from llm_jax.learn.counting import counting, ready
 from llm_jax.models.classical.backoff import Backoff
 from llm_jax.models.classical.ngram import Ngram
@@ -35,17 +35,17 @@ def log10s(model, params, tokens):
 @pytest.mark.parametrize("options", [{"order": 1}, {"order": 2}, {"order": 4}, {"order": 3, "min_count": 2}])
 def test_backing_off_through_the_tables_gives_the_probabilities_of_the_model(options):
     model, params = counted(**options)
-    found, text = arpa.orders(model, params), rng.integers(0, V, 60).astype(np.int32)
+    found, text = writer.orders(model, params), rng.integers(0, V, 60).astype(np.int32)
     expected = log10s(model, params, text)
     for at in range(max(1, model.order - 1), 60):
-        (value,) = arpa.looked_up(found, text[None, at + 1 - model.order : at + 1])
+        (value,) = writer.looked_up(found, text[None, at + 1 - model.order : at + 1])
         assert abs(value - expected[at - 1]) < 1e-5
 
 
 def test_a_file_says_how_many_it_holds_and_every_line_has_its_form(tmp_path):
     model, params = counted()
-    found = arpa.orders(model, params)
-    arpa.write(tmp_path / "a.arpa", found)
+    found = writer.orders(model, params)
+    writer.write(tmp_path / "a.arpa", found)
     text = (tmp_path / "a.arpa").read_text().splitlines()
     assert text[0] == "\\data\\" and text[-1] == "\\end\\"
     assert text[1:4] == [f"ngram {n}={len(part.tokens) + 3 * (n == 1)}" for n, part in enumerate(found, 1)]
@@ -61,7 +61,7 @@ def test_a_file_says_how_many_it_holds_and_every_line_has_its_form(tmp_path):
 def test_kenlm_gives_the_same_probabilities(tmp_path):
     kenlm = pytest.importorskip("kenlm")
     model, params = counted(order=4)
-    arpa.write(tmp_path / "a.arpa", arpa.orders(model, params))
+    writer.write(tmp_path / "a.arpa", writer.orders(model, params))
     theirs, text = kenlm.Model(str(tmp_path / "a.arpa")), TEXT[0, 100:180]
     scores = [s for s, _, _ in theirs.full_scores(" ".join(map(str, text)), bos=False, eos=False)]
     np.testing.assert_allclose(scores[3:], log10s(model, params, text)[2:], atol=1e-5)
@@ -70,7 +70,7 @@ def test_kenlm_gives_the_same_probabilities(tmp_path):
 @pytest.mark.parametrize("options", [{"order": 0}, {"smoothing": "add_k"}])
 def test_what_does_not_back_off_is_refused(options):
     with pytest.raises(UserError, match="Kneser-Ney"):
-        arpa.orders(*counted(**options))
+        writer.orders(*counted(**options))
 
 
 TOY = """a comment
@@ -96,14 +96,14 @@ ngram 2=3
 
 def imported(path):
     """A model of what a file holds, its parameters, and its tokenizer."""
-    found = arpa.source(path)
+    found = reader.source(path)
     params = tree.unflatten({name: found.tensors.read(name) for name in found.tensors.infos})
     return Backoff(found.config["vocab_size"], tuple(found.config["sizes"])), params, found.tokenizer
 
 
 def test_what_was_written_is_read_and_says_the_same(tmp_path):
     model, params = counted(order=4)
-    arpa.write(tmp_path / "a.arpa", arpa.orders(model, params))
+    writer.write(tmp_path / "a.arpa", writer.orders(model, params))
     again, made, words = imported(tmp_path / "a.arpa")
     assert again.vocab_size == V and words is None  # none lies beside it
     expected = log10s(model, params, TEXT[0, 100:180])
@@ -135,7 +135,7 @@ def test_a_file_of_words_backs_off_as_it_says(tmp_path):
 def test_a_file_that_is_not_whole_is_refused_with_the_line(old, new, message, tmp_path):
     (tmp_path / "a.arpa").write_text(TOY.replace(old, new))
     with pytest.raises(UserError) as told:
-        arpa.read(tmp_path / "a.arpa")
+        reader.read(tmp_path / "a.arpa")
     assert message in str(told.value)
 
 

@@ -263,6 +263,14 @@ def test_what_a_family_cannot_do_is_refused(more, complaint):
         configs.read(LLAMA | more)
 
 
+def test_heads_of_gpt2_have_the_size_that_its_files_imply():
+    fields = configs.nested(VALUES["gpt2"])
+    for size in (None, 6):
+        assert configs.write("gpt2", fields | {"head_dim": size}, {}, context=16, dtype="float32")["n_head"] == 2
+    with pytest.raises(UserError, match=r"model\.head_dim=5.*embed_dim=12 / model\.num_heads=2.*such as llama"):
+        configs.write("gpt2", fields | {"head_dim": 5}, {}, context=16, dtype="float32")
+
+
 def test_windows_that_no_layer_has_are_none():
     plain = LLAMA | {"model_type": "qwen2", "num_key_value_heads": 1}
     for windows in (

@@ -10,7 +10,7 @@ import pytest
 from llm_jax.core.table import UserError
 from llm_jax.kernels import context
 from llm_jax.kernels.attention import plain
-from llm_jax.kernels.ring import Ring
+from llm_jax.kernels.zigzag import Ring
 from llm_jax.mesh import plan
 
 B, T, H, K = 4, 48, 8, 6

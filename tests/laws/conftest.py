@@ -10,7 +10,7 @@ import pytest
 from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.core.types import Counts
-from llm_jax.interop import arpa
+from llm_jax.interop.arpa import writer
 from llm_jax.models import MODELS
 from llm_jax.models.classical.backoff import Backoff, arrays
 from llm_jax.models.classical.ngram import Ngram
@@ -128,7 +128,7 @@ def drawn(model, seed=0, size=0.3):
 
 def backed_off(model, counted):
     """Return what a counted model says as tables of probabilities."""
-    orders = arpa.orders(model, jax.jit(model.ready)(counted))
+    orders = writer.orders(model, jax.jit(model.ready)(counted))
     return {
         str(n): arrays(model.vocab_size, part.tokens, part.log_p, part.backoff if n < model.order else None)
         for n, part in enumerate(orders, 1)

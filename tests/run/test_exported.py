@@ -10,9 +10,11 @@ import pytest
 from llm_jax import open_run
 from llm_jax.cli import main
 from llm_jax.core import tree
+from llm_jax.core.table import UserError
 from llm_jax.interop import load
 from llm_jax.interop.source import open_source
-from llm_jax.run.config import differences
+from llm_jax.run.build import check
+from llm_jax.run.config import differences, resolve
 from llm_jax.run.exchange import exported
 
 SMALL = [
@@ -73,6 +75,14 @@ def test_a_wrong_section_is_refused_before_training(recipe, tmp_path, capsys, ov
     assert main(words) == 2
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_no_file_of_its_family_can_say_is_refused_before_training():
+    model = {"name": "gpt2", "num_layers": 1, "embed_dim": 12, "num_heads": 2, "head_dim": 5}
+    recipe = {"model": model, "data": {"source": "text", "options": {"files": "none"}}}
+    check(resolve(recipe))
+    with pytest.raises(UserError, match=r"model\.head_dim=5.*such as llama"):
+        check(resolve(recipe | {"export": {"every": 2}}))
 
 
 def test_exports_may_change_on_resume():

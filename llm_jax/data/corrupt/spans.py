@@ -35,20 +35,6 @@ def widths(size: int, rate: float, mean: float) -> tuple[int, int]:
     return size - noise + spans, noise + spans
 
 
-def size_that_fills(source: int, rate: float = 0.15, mean: float = 3.0) -> tuple[int, int]:
-    """Return (tokens of the text, tokens of the target) whose source is as long as `source` allows, ends included.
-
-    T5's compute_input_and_target_lengths: 512 tokens hold a text of 568, with a target of 114.
-    """
-    size = source
-    while widths(size + 1, rate, mean)[0] + 1 <= source:
-        size += 1
-    target = widths(size, rate, mean)[1] + 1
-    if rate == 0.5 and target > source:  # T5 keeps the two equal there
-        return size - 1, target - 1
-    return size, target
-
-
 def segmentation(random: np.ndarray, items: np.ndarray, segments: np.ndarray) -> np.ndarray:
     """Return the number of the segment of each item, int64 [B,N] from 0: every way to cut is as likely as another.
 

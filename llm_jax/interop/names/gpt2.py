@@ -1,6 +1,9 @@
 """GPT-2 of Hugging Face: `Conv1D` kernels [in, out], query, key and value in one; the head is the token table."""
 
-from llm_jax.interop.configs import FieldMap, field, harmless, only
+from typing import Any
+
+from llm_jax.core.table import UserError
+from llm_jax.interop.configs import FieldMap, Fields, Shapes, field, harmless, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.rules import conv1d, same, vector
 
@@ -35,6 +38,18 @@ NAMES = NameMap(
     ),
 )
 
+
+def _write_heads(fields: Fields, shapes: Shapes) -> dict[str, Any]:
+    width, heads, size = fields["embed_dim"], fields["num_heads"], fields.get("head_dim")
+    if size is not None and size * heads != width:
+        raise UserError(
+            f"model.head_dim={size}: other programs read a gpt2 whose heads have model.embed_dim={width} / "
+            f"model.num_heads={heads} dimensions, and no others; leave model.head_dim out of a run to be exported, or "
+            "choose a family whose files say it, such as llama"
+        )
+    return {"n_head": heads}
+
+
 FIELDS = FieldMap(
     model_type="gpt2",
     architecture="GPT2LMHeadModel",
@@ -44,7 +59,7 @@ FIELDS = FieldMap(
         field("n_positions", "max_positions", default=1024),
         field("n_layer", "num_layers"),
         field("n_embd", "embed_dim"),
-        field("n_head", "num_heads"),
+        field("n_head", "num_heads")._replace(write=_write_heads),
         field("n_inner", "mlp_dim", default=None),
         field("layer_norm_epsilon", "norm_eps", default=1e-5),
         field("resid_pdrop", "dropout", default=0.1),

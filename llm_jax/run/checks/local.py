@@ -6,7 +6,8 @@ from llm_jax.core.checks import nearest_multiple
 from llm_jax.core.table import UserError
 from llm_jax.mesh import workers
 from llm_jax.mesh.plan import Plan
-from llm_jax.run.sections import Data, Local, Train
+from llm_jax.run.parts.learning import Local
+from llm_jax.run.sections import Data, Train
 
 
 def check(local: Local, data: Data, train: Train, plan: Plan, optimizer: dict[str, Any], adapt: str = "none") -> None:

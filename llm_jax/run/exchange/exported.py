@@ -19,7 +19,7 @@ from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.core.types import Counts, Model, State
 from llm_jax.data.examples.forms import Around
 from llm_jax.interop import configs
-from llm_jax.interop.arpa import orders, write
+from llm_jax.interop.arpa.writer import orders, write
 from llm_jax.interop.peft import Adapter, peft
 from llm_jax.interop.save import Export
 from llm_jax.learn.ema import averaged
@@ -154,21 +154,20 @@ def described(
     Raises:
         UserError: other programs would read it otherwise, or `transformers` has no such head for labels.
     """
-    models.alike_abroad(model)
-    family, shapes = values["model"]["name"], {path: d.shape for path, d in model.declarations().items()}
-    head, model = (models.abroad(values, model), model.base) if isinstance(model, Headed) else (None, model)
+    models.alike_abroad(values, model)
+    family, shapes, head = models.foreign(values, model)
     about = read_json(workdir.run).get("imported", {}) if workdir.run.exists() else {}
     framed = (values["data"]["form"] or {}).get("framed", True)
     return Export(
-        family=family,
-        fields=dataclasses.asdict(model),  # type: ignore[call-overload]  # a member of MODELS is a dataclass
-        shapes=shapes if head is None else head.read(shapes),
+        family=values["model"]["name"],
+        fields=dataclasses.asdict(family),
+        shapes=shapes,
         context=about.get("context") or values["data"]["seq_len"],
         dtype=dtype,
         tokenizer=tokenizer,
         template=workdir.template.read_text() if workdir.template.exists() else None,
         generation=read_json(workdir.generation) if workdir.generation.exists() else {},
-        layers=model.stacks() if hasattr(model, "stacks") else {},
+        layers=family.stacks() if hasattr(family, "stacks") else {},
         head=head,
         frame=Around(tokenizer, 0, 0).frame if head is not None and tokenizer is not None and framed else ((), ()),
     )

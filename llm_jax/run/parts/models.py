@@ -1,6 +1,7 @@
 """The model of a configuration, with its head or its adapter, the objective that it is learnt by, and its examples."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from llm_jax.adapt import ADAPTERS
@@ -13,6 +14,8 @@ from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Model, Objective
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.forms import Form
+from llm_jax.interop import configs
+from llm_jax.interop.names import Shape
 from llm_jax.interop.names.labelled import SPANS, TEXT, TOKENS, Head
 from llm_jax.models import MODELS
 from llm_jax.objectives import OBJECTIVES
@@ -66,17 +69,28 @@ def exportable(section: sections.Export, values: Mapping[str, Any], model: Model
     abroad(values, plain)
 
 
-def alike_abroad(model: Model) -> None:
+def alike_abroad(values: Mapping[str, Any], model: Model) -> None:
     """Refuse to export a model that other programs would not read as it was trained.
 
     Raises:
-        UserError: it reads prompts in both directions.
+        UserError: it reads prompts in both directions, or a config.json of its family cannot say its sizes.
     """
-    if isinstance(unadapted(model), Prefixed):
+    if isinstance(plain := unadapted(model), Prefixed):
         raise UserError(
             "this model learnt to read prompts in both directions (objective.bidirectional=True), and other programs "
             "read them from left to right; go on with objective.bidirectional=False by init_from, and export that"
         )
+    family, shapes, _ = foreign(values, plain)
+    configs.write(values["model"]["name"], asdict(family), shapes, context=1, dtype="float32")
+
+
+def foreign(values: Mapping[str, Any], model: Model) -> tuple[Any, dict[str, Shape], Head | None]:
+    """Return what an export says of a model: the member of `MODELS`, the shapes by path, and the head for labels."""
+    shapes = {path: d.shape for path, d in model.declarations().items()}
+    if not isinstance(model, Headed):
+        return model, shapes, None
+    head = abroad(values, model)
+    return model.base, head.read(shapes), head
 
 
 def abroad(values: Mapping[str, Any], model: Headed) -> Head:
