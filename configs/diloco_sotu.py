@@ -13,14 +13,16 @@ python -m llm_jax train --config=configs/diloco_sotu.py:parallel --workdir=runs/
 python -m llm_jax train --config=configs/diloco_sotu.py:published --workdir=runs/published
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
 WORKERS = {"name": "diloco", "workers": 4, "every": 20}
 LOCAL = {"short": {**WORKERS, "momentum": 0.5}, "published": WORKERS, "parallel": {}}
 
 
-def get_config(kind: str = "short") -> ConfigDict:
-    """Return the recipe; kind is how workers meet: a key of LOCAL."""
+def get_config(kind: Literal["short", "parallel", "published"] = "short") -> ConfigDict:
+    """Return the recipe; kind is how workers meet."""
     return ConfigDict({
         "model": {"name": "llama", "num_layers": 2, "embed_dim": 64, "num_heads": 4, "tied": True},
         "objective": {"name": "causal"},
