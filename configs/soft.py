@@ -7,6 +7,8 @@ The service has to speak with the student's tokenizer: here SmolLM2's, which run
     python -m llm_jax train --config=configs/soft.py --workdir=runs/soft
 
 :text learns from the same answers as texts alone, which a student of any tokenizer can.
+
+Not measured: how much the tokens bring depends on the service and on how many answers there are.
 """
 
 from typing import Literal
