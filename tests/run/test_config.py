@@ -35,7 +35,7 @@ def test_every_value_has_an_origin():
 
 OTHER = {  # a legal value of another kind than a small number, for keys that need one
     "export.format": "gguf",
-    "export.dtype": "bfloat16",
+    "export.dtype": "bfloat16", "compress.embeddings": "float32",
     "model.name": "gpt2", "optimizer.name": "adam", "optimizer.schedule.name": "linear", "data.source": "sotu",
     "data.packing": "first_fit", "data.options.held_out": "0.2", "objective.cross_entropy": "chunked",
     "train.duration": "7 epochs", "mesh.compute_dtype": "bfloat16", "mesh.remat": "full", "model.attention": "plain",
