@@ -3,14 +3,15 @@
 import pytest
 
 from llm_jax.core.table import lookup
+from llm_jax.learn import LEARNERS
 from llm_jax.objectives import OBJECTIVES
 from llm_jax.run.judge import JUDGES
 from llm_jax.run.judge.kinds import likelihoods, preference
 
 
-def test_each_objective_is_judged_by_an_entry_and_each_entry_judges_one():
+def test_each_objective_is_judged_by_an_entry_and_each_entry_judges_one_or_what_a_learner_carries():
     asked = {getattr(lookup(OBJECTIVES, name, ""), "judged", "likelihood") for name in OBJECTIVES}
-    assert asked == set(JUDGES)
+    assert asked == JUDGES.keys() - LEARNERS.keys() and JUDGES.keys() & LEARNERS.keys() == {"carried"}
 
 
 @pytest.mark.parametrize("judge", [likelihoods(None), preference(None)])
