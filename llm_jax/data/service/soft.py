@@ -78,11 +78,8 @@ class Soft(Chat):
 
     def rows(self, made: Arrays, records: Records, around: Around, *, evaluation: bool) -> Rows:
         """Return conversations side by side."""
-        numbers = {
-            **made,
-            "ids": np.arange(len(made["ids"])),
-        }  # in the place of ids: what else is of them is found by it
-        numbered = super().rows(numbers, records, around, evaluation=evaluation)
+        places = np.arange(len(made["ids"]))  # in the place of ids: what else is of them is found by it
+        numbered = super().rows({**made, "ids": places}, records, around, evaluation=evaluation)
 
         def gather(rows: np.ndarray, epochs: np.ndarray) -> Fields:
             fields = numbered.gather(rows, epochs)
