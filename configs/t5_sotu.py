@@ -7,17 +7,25 @@ Muon at 0.01 5.092; 400 of AdamW at 3e-3 5.196. Embeddings of T5 begin with unit
 python -m llm_jax train --config=configs/t5_sotu.py --workdir=runs/t5
 """
 
+from typing import Literal
+
 from ml_collections import ConfigDict
 
+OBJECTIVES = {
+    "span": {"name": "span"},
+    "ul2": {"name": "ul2"},
+    "several": {"name": "several", "tasks": [{"name": "span"}, {"name": "prefix", "encoded": True, "weight": 0.5}]},
+}
 
-def get_config() -> ConfigDict:
+
+def get_config(objective: Literal["span", "ul2", "several"] = "span") -> ConfigDict:
     """Return the recipe."""
     return ConfigDict({
         "model": {
             "name": "t5", "num_layers": 2, "embed_dim": 128, "num_heads": 4, "mlp_dim": 256, "gated": True,
             "tied": False,
         },
-        "objective": {"name": "span"},
+        "objective": OBJECTIVES[objective],
         "optimizer": {
             "name": "adafactor", "learning_rate": 0.05, "schedule": {"name": "wsd", "warmup_steps": 50},
         },

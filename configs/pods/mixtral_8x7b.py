@@ -31,5 +31,5 @@ def get_config() -> ConfigDict:
         "train": {"duration": "1T tokens"},
         "eval": {"every": 1000, "batches": 50},
         "checkpoint": {"every": 250, "keep_every": 5000},
-        "mesh": {"data": 1, "fsdp": -1, "compute_dtype": "bfloat16", "remat": "full"},
+        "mesh": {"data": 1, "fsdp": -1, "compute_dtype": "bfloat16", "remat": "attention_out,mlp_out"},
     })  # fmt: skip

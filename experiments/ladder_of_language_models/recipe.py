@@ -69,7 +69,7 @@ KINDS = {"vae": BOUND, "bert": PSEUDO, "roberta": PSEUDO, "modernbert": PSEUDO, 
 """What a rung's number is, where it is no normalised likelihood."""
 
 ADAM = {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "b2": 0.99}
-LOW = {"learning_rate": 1e-3, "schedule": {"name": "wsd", "warmup_steps": 50}}
+LOW = {"learning_rate": 1e-3, "schedule": {"name": "wsd", "warmup_steps": 30}}
 RATES = {"bart": LOW, "marian": LOW}
 """Norms that stand after each part of a layer do not bear the rate of the others (Xiong et al. 2020)."""
 
