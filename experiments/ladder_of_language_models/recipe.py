@@ -69,14 +69,11 @@ KINDS = {"vae": BOUND, "bert": PSEUDO, "roberta": PSEUDO, "modernbert": PSEUDO, 
 """What a rung's number is, where it is no normalised likelihood."""
 
 ADAM = {"name": "adamw", "learning_rate": 3e-3, "weight_decay": 0.1, "b2": 0.99}
-LOW = {"learning_rate": 1e-3, "schedule": {"name": "wsd", "warmup_steps": 30}}
-RATES = {"bart": LOW, "marian": LOW}
-"""Norms that stand after each part of a layer do not bear the rate of the others (Xiong et al. 2020)."""
 
 
 def get_config(name: Literal[*MODELS, *OTHERS]) -> ConfigDict:
     """Return the recipe of a rung."""
-    changes = OTHERS.get(name) or {"model": {"name": name, **MODELS[name]}, "optimizer": RATES.get(name, {})}
+    changes = OTHERS.get(name) or {"model": {"name": name, **MODELS[name]}}
     recipe = {
         "objective": {"name": "causal"},
         "optimizer": {**ADAM, "schedule": {"name": "wsd", "warmup_steps": 20}},
