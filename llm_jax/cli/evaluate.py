@@ -30,9 +30,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--pseudo", action="store_true", help="of an encoder: hide each token in turn (slow)")
     parser.add_argument("--without_reference", action="store_true", help="of preferences: without their reference")
-    parser.add_argument(
-        "--generate", action="store_true", help="write from the held-out sources: BLEU, chrF, ROUGE, F1"
-    )
+    parser.add_argument("--generate", action="store_true", help="write from held-out sources: BLEU, chrF, ROUGE, F1")
     parser.add_argument("--beams", type=int, help="with --generate: so many beams (default: greedy)")
     parser.add_argument("--length_penalty", type=float, help="of beams: log-probability / length^this (default: 1)")
     parser.add_argument("--tokens", type=int, help="with --generate: of a text at most (default: as many as a row)")
