@@ -79,8 +79,7 @@ def pipeline(
         key: of random numbers, or None; each microbatch folds in its number, so that what they draw differs.
     """
     shards = plan.current().batch_shards // schedule.stages
-    parts = x.reshape(shards, schedule.microbatches, -1, *x.shape[1:])
-    where = jax.tree.map(lambda a: a.reshape(shards, schedule.microbatches, -1, *a.shape[1:]), where)
+    parts, where = jax.tree.map(lambda a: _parted(a, shards, schedule), (x, where))
 
     def local(params: Params, parts: Array, where: Any, carried: Any, key: Key | None) -> tuple[Array, Any]:
         x, where = jax.tree.map(_microbatches, (_collected(_split(parts), schedule.stages), where))
@@ -94,7 +93,21 @@ def pipeline(
         local, in_specs=(layers, rows, same, same, same), out_specs=(rows, same), axis_names={STAGE}, check_vma=False
     )
     y, added = island(params, parts, where, carried, key)
-    return place(y.reshape(x.shape), "batch", "seq", "act_embed"), jax.tree.map(jnp.add, carried, added)
+    return place(_joined(y, schedule.stages), "batch", "seq", "act_embed"), jax.tree.map(jnp.add, carried, added)
+
+
+def _parted(a: Array, shards: int, schedule: Flow) -> Array:
+    """[B, ...], whose rows lie by (slice, stage, other shards) -> [shards, M, b, ...]: no row leaves its device."""
+    slices = plan.current().slices
+    a = a.reshape(slices, schedule.stages, shards // slices, schedule.microbatches // schedule.stages, -1, *a.shape[1:])
+    return jnp.moveaxis(a, 1, 2).reshape(shards, schedule.microbatches, *a.shape[4:])
+
+
+def _joined(a: Array, stages: int) -> Array:
+    """The way back of `_parted`."""
+    slices, (shards, microbatches, *rest) = plan.current().slices, a.shape
+    a = a.reshape(slices, shards // slices, stages, microbatches // stages, *rest)
+    return jnp.moveaxis(a, 2, 1).reshape(-1, *rest[1:])
 
 
 # Of collectives within `shard_map` over one axis the compiler splits permutations alone over the other axes of the

@@ -22,9 +22,9 @@ from llm_jax.core.table import UserError
 from llm_jax.core.types import Declaration
 from llm_jax.mesh.remat import HOST, canonical, offloaded
 
-AXES = ("slice", "data", "fsdp", "tensor", "context", "expert", "stage")
+AXES = ("slice", "stage", "data", "fsdp", "tensor", "context", "expert")
 STAGE = "stage"
-BATCH_AXES = ("slice", "data", "fsdp", "expert", STAGE)  # experts and a pipeline apart, their axes are axes of data
+BATCH_AXES = ("slice", STAGE, "data", "fsdp", "expert")  # experts and a pipeline apart, their axes are axes of data
 
 RULES: Mapping[str, tuple[str, ...]] = MappingProxyType({
     # parameters
@@ -111,6 +111,11 @@ class Plan:
         """Into how many parts a dimension of logical `name` and `size` is split."""
         axes = self._axes(name, size, frozenset()) or ()
         return 1 if self.mesh is None else math.prod(self.mesh.shape[a] for a in ((axes,) if axes in AXES else axes))
+
+    @property
+    def slices(self) -> int:
+        """Into how many slices the devices fall, which a slower network connects."""
+        return 1 if self.mesh is None else self.mesh.shape.get("slice", 1)
 
     @property
     def stages(self) -> int:

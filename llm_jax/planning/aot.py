@@ -71,7 +71,12 @@ def check_compiler(topology: Topology) -> None:
             raise UserError(
                 "no TPU compiler is installed: pip install -r requirements-plan.txt, or give --analytic for formulas"
             )
-    elif topology.chip_name not in TARGETS or gpu_compiler() is None:
+    elif topology.chip_name not in TARGETS:
+        raise UserError(
+            f"for {topology.chip_name} there is no compiler without the chip (of GPUs: {', '.join(TARGETS)} have one); "
+            "give --analytic for formulas"
+        )
+    elif gpu_compiler() is None:
         raise UserError(
             f"no compiler for {topology.chip_name} is installed (make gpu_compiler); give --analytic for formulas"
         )

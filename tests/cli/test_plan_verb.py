@@ -73,10 +73,14 @@ def test_without_a_compiler_the_way_to_one_is_named(monkeypatch, capsys):
     assert "requirements-plan.txt" in capsys.readouterr().err
 
 
-def test_without_a_compiler_of_gpus_formulas_answer_alone_and_say_so(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("chip", "reason"),
+    [("h100", r"no compiler for h100 is installed (make gpu_compiler)"), ("a100", "for a100 there is no compiler")],
+)
+def test_without_a_compiler_of_gpus_formulas_answer_alone_and_say_so(chip, reason, monkeypatch, capsys):
     monkeypatch.setattr(aot, "gpu_compiler", lambda: None)
-    assert main(["plan", "--config=configs/pods/llama2_7b.py", "--topology=h100:32x8"]) == 0
-    assert "(formulas alone: no compiler for h100 is installed" in capsys.readouterr().out
+    assert main(["plan", "--config=configs/pods/llama2_7b.py", f"--topology={chip}:32x8"]) == 0
+    assert f"(formulas alone: {reason}" in capsys.readouterr().out
 
 
 def test_a_compiler_that_does_not_end_is_left(monkeypatch, capsys, tmp_path):

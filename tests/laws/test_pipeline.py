@@ -35,6 +35,7 @@ CASES = [  # family, layers, mesh, the rest of the plan
     ("llama", 4, {"stage": 2, "fsdp": 4}, {"remat": "full", "repeats": 2}),
     ("llama", 4, {"stage": 4, "data": 2}, {"microbatches": 4}),
     ("llama", 8, {"stage": 8}, {}),
+    ("llama", 4, {"slice": 2, "stage": 2, "data": 2}, {}),
     ("llama", 8, {"stage": 4, "data": 2}, {"repeats": 2, "remat": "dots"}),
     ("gpt2", 4, ALL, {}),
     ("gpt2", 4, {"stage": 2, "fsdp": 4}, {"repeats": 2}),

@@ -48,6 +48,14 @@ def test_a_pipeline_on_explicit_axes_is_refused():
         plan.build({"stage": 2, "data": 4}, explicit=True)
 
 
+def test_a_stage_is_a_block_of_neighbours():
+    """What sums within a stage crosses no slower link than what goes from stage to stage."""
+    devices = plan.build({"slice": 2, "stage": 2, "tensor": 2}).mesh.devices
+    assert [d.id for d in devices.flat] == list(range(8))
+    assert [[d.id for d in group.flat] for group in devices.reshape(4, 2)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert [d.id for d in devices[1, 1].flat] == [6, 7]
+
+
 def test_one_device_has_no_mesh():
     alone = plan.build({"data": -1}, devices=jax.devices()[:1])
     assert alone.mesh is None and alone.batch_shards == 1
