@@ -12,14 +12,18 @@ from typing import Literal
 
 from ml_collections import ConfigDict
 
+SEVERAL = [{"name": "causal"}, {"name": "prefix", "bidirectional": True}]
 
-def get_config(kind: Literal["bidirectional", "causal"] = "bidirectional") -> ConfigDict:
+
+def get_config(kind: Literal["bidirectional", "causal", "several"] = "bidirectional") -> ConfigDict:
     """Return the recipe; kind is how the beginnings are read."""
     return ConfigDict({
         "model": {
             "name": "llama", "num_layers": 4, "embed_dim": 128, "num_heads": 4, "mlp_dim": 352, "tied": True,
         },
-        "objective": {"name": "prefix", "bidirectional": kind == "bidirectional"},
+        "objective": {"name": "several", "tasks": SEVERAL}
+        if kind == "several"
+        else {"name": "prefix", "bidirectional": kind == "bidirectional"},
         "optimizer": {
             "name": "muon", "learning_rate": 0.01, "weight_decay": 0.0,
             "schedule": {"name": "wsd", "warmup_steps": 20},

@@ -54,7 +54,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "bert": {"model": {"name": "bert", **SMALL}, **MASKED},
     "roberta": {"model": {"name": "roberta", **SMALL}, **MASKED},
-    "modernbert": {"model": {"name": "modernbert", **SMALL, "mlp_dim": 352}, **MASKED},
+    "modernbert": {"model": {"name": "modernbert", **SMALL, "mlp_dim": 352, "window": 8}, **MASKED},
     "gan": {
         "model": {"name": "gan", "num_layers": 2, "embed_dim": 128, "num_heads": 4, "latent_dim": 32, "dropout": 0.1},
         "objective": {"name": "adversarial", "smoothing": 0.1},

@@ -22,7 +22,8 @@ from llm_jax.run.open_run import OpenRun, open_run
 
 RECIPE = Path(__file__).with_name("recipe.py")
 RUNGS = ("uniform", "unigram", "ngram", "hmm", "lstm", "gru", *MODELS, "vae", "bert", "roberta", "modernbert", "gan")
-SHORT, LONG = 32, 192  # steps of two runs whose difference is what steps cost; compiling differs by seconds
+SHORT, LONG = 32, 192  # steps of two runs whose difference is what steps cost
+APART = 8.0  # CPU seconds by which they differ at least: compiling differs by some of them from run to run
 HIDDEN = 8  # batches whose every token an encoder is asked for
 
 
@@ -36,8 +37,7 @@ def climbed(name: str, seconds: float, workdirs: Path) -> dict[str, Any]:
         return json.loads(found.read_text())
     steps = None
     if "duration" not in OTHERS.get(name, {}).get("train", {}):
-        short, long = (cpu(name, steps, workdirs / f"{name}.{steps}") for steps in (SHORT, LONG))
-        steps = max(LONG, round(seconds / max(long - short, 0.1) * (LONG - SHORT)))
+        steps = max(LONG, round(seconds / pace(name, workdirs)))
     spent = cpu(name, steps, workdirs / name)
     kind = KINDS.get(name, "a likelihood")
     run = open_run(workdirs / name)
@@ -48,6 +48,14 @@ def climbed(name: str, seconds: float, workdirs: Path) -> dict[str, Any]:
     }  # fmt: skip
     found.write_text(json.dumps(row, indent=1) + "\n")
     return row
+
+
+def pace(name: str, workdirs: Path) -> float:
+    """Return the CPU seconds of a step, from a short run and one that is as long as it takes to tell them apart."""
+    steps, short = LONG, cpu(name, SHORT, workdirs / f"{name}.{SHORT}")
+    while (more := cpu(name, steps, workdirs / f"{name}.{steps}") - short) < APART:
+        steps *= 4
+    return more / (steps - SHORT)
 
 
 def cpu(name: str, steps: int | None, workdir: Path) -> float:
