@@ -1,7 +1,6 @@
 """The one place that starts programs: once, again with growing pauses, or as a stream of lines."""
 
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
@@ -31,19 +30,24 @@ class Patience:
     poll: float = 15.0
 
     def pauses(self) -> Iterator[float]:
-        """The pauses after the first failure, the second, and so on."""
-        return (min(self.first * 2**n, self.longest) for n in itertools.count())
+        """The pauses after the first failure, the second, and so on, without end."""
+        pause = self.first
+        while True:
+            yield min(pause, self.longest)
+            pause = min(2 * pause, self.longest)
 
 
 def start(command: Command, **how: object) -> subprocess.Popen:
     """Start a program in a process group of its own: a Ctrl-C at the terminal is ours to pass on.
+
+    What it writes is read as UTF-8, with U+FFFD for what is not.
 
     Raises:
         UserError: the program is not installed.
     """
     try:
         environ = {**os.environ, **dict(command.env)}
-        return subprocess.Popen(command.argv, env=environ, process_group=0, text=True, **how)  # type: ignore[call-overload]
+        return subprocess.Popen(command.argv, env=environ, process_group=0, encoding="utf-8", errors="replace", **how)  # type: ignore[call-overload]
     except FileNotFoundError:
         raise UserError(f"{command.argv[0]} is not installed here, and it is needed to {command.why}") from None
 
@@ -103,9 +107,7 @@ class Stream:
     """A running command, whose lines go to `each` as they come."""
 
     def __init__(self, command: Command, each: Callable[[str], None]):
-        self._process = start(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
-        )
+        self._process = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._reader = threading.Thread(target=self._read, args=(each,), daemon=True)
         self._reader.start()
 

@@ -95,7 +95,7 @@ def together(commands: Sequence[Command], signals: "_Signals") -> Ended:
         for number, command in enumerate(commands):
             pipe = subprocess.PIPE if number else None
             error = subprocess.STDOUT if number else None
-            ranks.append(execute.start(command, stdout=pipe, stderr=error, errors="replace", preexec_fn=_die_with_us))
+            ranks.append(execute.start(command, stdout=pipe, stderr=error, preexec_fn=_die_with_us))
             if number:
                 readers.append(threading.Thread(target=_echo, args=(ranks[-1], number), daemon=True))
                 readers[-1].start()

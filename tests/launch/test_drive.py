@@ -1,5 +1,6 @@
 """Jobs elsewhere from beginning to end, beside programs that fail, hang, half-succeed and change their minds."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -230,6 +231,16 @@ def test_a_program_that_is_not_installed_is_named(monkeypatch, tmp_path, capsys)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert started(*SLURM) == 2
     assert "squeue is not installed here" in capsys.readouterr().err
+
+
+def test_pauses_grow_up_to_the_longest_and_never_end():
+    pauses = list(itertools.islice(Patience(first=2.0, longest=60.0).pauses(), 2000))
+    assert pauses[:6] == [2, 4, 8, 16, 32, 60] and set(pauses[6:]) == {60}
+
+
+def test_what_a_program_says_may_be_in_any_encoding():
+    result = execute.run(Command(("sh", "-c", r"printf 'caf\351'; printf '\377' >&2"), "x"), Patience())
+    assert (result.code, result.out, result.err) == (0, "caf\ufffd", "\ufffd")
 
 
 def test_a_command_that_hangs_is_ended_with_all_that_it_started():
