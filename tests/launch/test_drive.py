@@ -92,6 +92,13 @@ def test_a_slurm_job_is_submitted_once_and_ends_the_launcher_with_its_code(accou
     assert (fakes.folder / "sbatch.stdin").read_text().startswith("#!/bin/bash\n#SBATCH --job-name=job")
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING", "PENDING", "REQUEUED"])
+def test_a_slurm_job_whose_end_is_not_accounted_for_yet_is_asked_for_again(state, fakes):
+    fakes.answer("squeue", "", "echo RUNNING", "echo RUNNING", "")
+    fakes.answer("sacct", f"echo '{state}|0:0'", "echo 'COMPLETED|0:0'")
+    assert started(*SLURM) == 0
+
+
 def test_what_fails_at_first_is_tried_again_and_what_always_fails_is_told(fakes, capsys):
     fakes.answer("sbatch", "exit 1", "exit 1", "echo 7")
     fakes.answer("squeue", "", "", "", "echo RUNNING", "")
