@@ -39,8 +39,8 @@ cd "$HOME/$1" 2>/dev/null || exit 0
 [ -f pid ] && kill -s TERM -- "-$(cat pid)" 2>/dev/null && tail --lines=0 --follow --pid="$(cat pid)" log
 exit 0
 """
-WAITING = ("ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATING", "DELETING", "SUSPENDING")
-GONE = ("SUSPENDED", "FAILED")
+STATES: dict[str, Status] = {"ACTIVE": "running", "SUSPENDED": "stopped", "FAILED": "failed"}
+"""State of a queued resource -> status; in all others it is on its way."""
 
 
 def shell(script: str, *parameters: str) -> str:
@@ -98,9 +98,6 @@ def described(result: Result) -> Status | None:
     if result.code != 0:
         return "absent" if "NOT_FOUND" in result.err else None
     try:
-        word = json.loads(result.out)["state"]["state"]
+        return STATES.get(json.loads(result.out)["state"]["state"], "waiting")
     except (ValueError, KeyError, TypeError):
         return None
-    if word in GONE:
-        return "stopped"
-    return "running" if word == "ACTIVE" else "waiting"

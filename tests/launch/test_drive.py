@@ -183,6 +183,19 @@ def test_training_that_stops_is_started_again_on_the_same_chips_so_often_and_no_
     ]
 
 
+def test_chips_that_somebody_gave_back_meanwhile_are_not_queued_for_again(fakes, capsys):
+    fakes.answer("gcloud-describe", GONE, state("ACTIVE"), state("ACTIVE"), state("DELETING"), GONE)
+    fakes.answer("gcloud-ssh", "", "echo 'llm_jax: exit 75'; exit 1")
+    assert started(*VM) == 1
+    assert fakes.calls("gcloud-create") == 1
+    assert "job is gone: somebody ended it" in capsys.readouterr().out
+
+
+def test_chips_that_could_not_be_had_are_a_failure(fakes):
+    fakes.answer("gcloud-describe", GONE, state("FAILED"))
+    assert started(*VM, "--restarts=0") == 1
+
+
 def test_a_run_that_is_refused_on_its_hosts_is_not_started_again(fakes):
     fakes.answer("gcloud-describe", GONE, state("ACTIVE"))
     fakes.answer("gcloud-ssh", "", "echo 'llm_jax: exit 2'; echo 'llm_jax: exit 1'; exit 1")
