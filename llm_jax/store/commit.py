@@ -46,7 +46,8 @@ def prepare(directory: epath.Path, step: int) -> epath.Path:
     """Return the place where the step is put together, empty and made (by process 0)."""
     work = directory / (f"{step}{files.TEMPORARY}" if files.is_local(directory) else str(step))
     if jax.process_index() == 0:
-        work.rmtree(missing_ok=True)
+        if work.exists():
+            _discard(work)
         work.mkdir(parents=True)
     return work
 
@@ -67,10 +68,12 @@ def commit(work: epath.Path, head: Manifest, sums: dict[str, int]) -> None:
         manifest.write(work, replace(head, leaves=leaves, files=files.sizes(work)))
         if files.is_local(work):
             final = work.parent / str(head.step)
-            if final.exists():
-                files.discard(final)
+            old = files.set_aside(final) if final.exists() else None
             os.rename(work, final)
             files.sync_directory(final.parent)
+            if old is not None:
+                with contextlib.suppress(OSError):  # the next job's first save removes it
+                    old.rmtree()
     processes.barrier(f"committed {work}")
 
 
@@ -79,7 +82,7 @@ def remove(directory: epath.Path, doomed: Iterable[int]) -> list[int]:
     gone = []
     for step in sorted(doomed):
         try:
-            files.discard(directory / str(step))
+            _discard(directory / str(step))
             gone.append(step)
         except OSError as error:
             log.warning("the checkpoint of step %d could not be removed: %s", step, error)
@@ -96,6 +99,15 @@ def quarantine(directory: epath.Path, step: int) -> epath.Path | None:
         log.warning("the damaged step %d stays in %s: %s", step, directory, error)
         return None
     return target
+
+
+def _discard(place: epath.Path) -> None:
+    """Remove a step, or what was to become one, such that a kill on the way leaves nothing that counts as a step."""
+    if files.is_local(place):
+        place = files.set_aside(place)
+    else:
+        (place / manifest.NAME).unlink(missing_ok=True)
+    place.rmtree()
 
 
 def _of_all_processes(work: epath.Path, sums: dict[str, int]) -> dict[str, int]:
