@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-STALE_SECONDS = 24 * 3600  # an unfinished folder older than this was left by a process that died
+STALE_SECONDS = 24 * 3600  # an unfinished folder that nobody wrote into for so long was left by a process that died
 
 
 def folder(chosen: str | Path | None = None) -> Path:
@@ -80,7 +80,7 @@ def _sweep(where: Path) -> None:
     """Remove what processes that died long ago left unfinished."""
     for old in where.parent.glob(f"{where.name}.tmp-*"):
         try:
-            stale = time.time() - old.stat().st_mtime > STALE_SECONDS
+            stale = time.time() - max(path.stat().st_mtime for path in (old, *old.iterdir())) > STALE_SECONDS
         except OSError:
             continue
         if stale:
