@@ -4,11 +4,12 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from llm_jax.core.table import UserError
 from llm_jax.launch.job import Command, Result
@@ -53,16 +54,24 @@ def start(command: Command, **how: object) -> subprocess.Popen:
 
 
 def run(command: Command, patience: Patience) -> Result:
-    """Run a command to its end, or end it when it hangs."""
-    pipe = subprocess.PIPE
-    with start(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        try:
-            out, err = process.communicate(command.stdin or "", timeout=patience.timeout)
-            return Result(process.returncode, out, err)
-        except subprocess.TimeoutExpired:
-            return Result(None, "", f"no answer in {patience.timeout:g} s")
-        finally:
-            end(process)
+    """Run a command to its end, or end it when it hangs.
+
+    It writes into files: a pipe would end only with all that it leaves behind, such as a shared connection of ssh.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with start(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as process:
+            try:
+                process.communicate(command.stdin or "", timeout=patience.timeout)
+            except subprocess.TimeoutExpired:
+                return Result(None, "", f"no answer in {patience.timeout:g} s")
+            finally:
+                end(process)
+        return Result(process.returncode, *(_written(file) for file in (out, err)))
+
+
+def _written(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
 
 
 def insist(command: Command, patience: Patience, again: Callable[[], bool] = lambda: True) -> Result:
