@@ -68,7 +68,7 @@ def supervise(
         say: prints a line.
 
     Raises:
-        UserError: somebody else launched a run in this workdir.
+        UserError: somebody else launched a run in this workdir, or it cannot be made.
     """
     with _alone(workdir), _Signals() as signals:
         pauses = patience.pauses()
@@ -154,15 +154,17 @@ def _alone(workdir: str) -> Iterator[None]:
     """Hold the workdir for this launcher.
 
     Raises:
-        UserError: another launcher of this machine has it.
+        UserError: another launcher of this machine has it, or it cannot be made.
     """
     path = epath.Path(workdir).expanduser()
-    if files.is_local(path):
-        path.mkdir(parents=True, exist_ok=True)
     try:
+        if files.is_local(path):
+            path.mkdir(parents=True, exist_ok=True)
         held = files.lock(path)
     except UserError as error:
         raise UserError(f"it runs already: {error}") from None
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}; name another") from None
     with held:
         yield
 

@@ -139,6 +139,13 @@ def test_a_workdir_has_one_launcher_at_a_time(tmp_path):
     assert outcome(tmp_path, "exit 0")[0] == 0
 
 
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_workdir_that_cannot_be_made_is_the_users_to_name_anew(place, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"--workdir=.*{place} cannot be used: .*; name another"):
+        supervise(lambda port: [], str(tmp_path / place), 0, SWIFT, print)
+
+
 def test_ranks_are_told_to_save_when_their_launcher_is_killed(tmp_path):
     rank = f"trap 'touch {tmp_path}/saved; exit 75' TERM; echo ready; " + WAIT.replace("$FOLDER", str(tmp_path))
     code = (
