@@ -60,21 +60,23 @@ def commit(work: epath.Path, head: Manifest, sums: dict[str, int]) -> None:
         head: the manifest without digests and files.
         sums: this process's part of each leaf's digest.
     """
-    sums = _of_all_processes(work, sums)
-    if jax.process_index() == 0:
-        leaves = {path: replace(leaf, digest=sums[path]) for path, leaf in head.leaves.items()}
-        if files.is_local(work):
-            files.sync_tree(work)
-        manifest.write(work, replace(head, leaves=leaves, files=files.sizes(work)))
-        if files.is_local(work):
-            final = work.parent / str(head.step)
-            old = files.set_aside(final) if final.exists() else None
-            os.rename(work, final)
-            files.sync_directory(final.parent)
-            if old is not None:
-                with contextlib.suppress(OSError):  # the next job's first save removes it
-                    old.rmtree()
-    processes.barrier(f"committed {work}")
+    try:
+        sums = _of_all_processes(work, sums)
+        if jax.process_index() == 0:
+            leaves = {path: replace(leaf, digest=sums[path]) for path, leaf in head.leaves.items()}
+            if files.is_local(work):
+                files.sync_tree(work)
+            manifest.write(work, replace(head, leaves=leaves, files=files.sizes(work)))
+            if files.is_local(work):
+                final = work.parent / str(head.step)
+                old = files.set_aside(final) if final.exists() else None
+                os.rename(work, final)
+                files.sync_directory(final.parent)
+                if old is not None:
+                    with contextlib.suppress(OSError):  # the next job's first save removes it
+                        old.rmtree()
+    finally:  # who fails lets the others go on
+        processes.barrier(f"committed {work}")
 
 
 def remove(directory: epath.Path, doomed: Iterable[int]) -> list[int]:
@@ -115,8 +117,10 @@ def _of_all_processes(work: epath.Path, sums: dict[str, int]) -> dict[str, int]:
     if jax.process_count() == 1:
         return sums
     parts = [work / f"digests.{i}.json" for i in range(jax.process_count())]
-    files.write_json(parts[jax.process_index()], sums)
-    processes.barrier(f"digests {work}")
+    try:
+        files.write_json(parts[jax.process_index()], sums)
+    finally:
+        processes.barrier(f"digests {work}")
     if jax.process_index() != 0:
         return sums
     merged = digests.merge(files.read_json(part) for part in parts)

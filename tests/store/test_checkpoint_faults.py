@@ -16,11 +16,12 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from llm_jax.core.table import UserError
 from llm_jax.store import commit, files, verify
 from llm_jax.store.checkpoint import Checkpoints
-from llm_jax.store.manifest import CorruptCheckpointError
+from llm_jax.store.manifest import CorruptCheckpointError, Manifest
 from llm_jax.store.retention import Keep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -197,6 +198,27 @@ def test_a_step_stays_until_the_one_that_replaces_it_is_in_its_place(store, monk
     store.save(3, state(4))
     store.wait()
     assert store.last_error is None and found == [True] and not list(store.directory.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("broken", ["write_json", "sync_tree"])
+def test_a_process_whose_commit_fails_lets_the_others_go_on(rank, broken, tmp_path, monkeypatch):
+    """They wait for it at barriers, for twenty minutes where it does not come."""
+    met = []
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(commit.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(commit.jax, "process_index", lambda: rank)
+    monkeypatch.setattr(commit.processes, "barrier", lambda name: met.append(name.split()[0]))
+    monkeypatch.setattr(commit.files, broken, full)
+    work = epath.Path(tmp_path / "1.tmp")
+    work.mkdir()
+    (tmp_path / "1.tmp" / f"digests.{1 - rank}.json").write_text("{}")
+    with contextlib.suppress(OSError):
+        commit.commit(work, Manifest(step=1, leaves={}), {})
+    assert met == ["digests", "committed"]
 
 
 def test_on_an_object_store_a_step_without_its_last_file_does_not_count(tmp_path, monkeypatch):
