@@ -1,6 +1,7 @@
 """Token shards: whole or not at all, never wrong without a word."""
 
 import dataclasses
+import errno
 import logging
 import multiprocessing
 import os
@@ -129,6 +130,20 @@ def test_texts_of_which_no_token_is_left_are_refused(tmp_path):
     with pytest.raises(UserError, match="makes no token of"):
         shards.build(DOCUMENTS, nothing, "f", tmp_path)
     assert not list((tmp_path / "shards").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tokenizer, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/shards/.* cannot be written \(Not a dir.*LLM_JAX_CACHE"):
+        shards.build(DOCUMENTS, tokenizer, "f", tmp_path / "file")
+
+    def full(folder):
+        (folder / "half").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"a cannot be written \(No space left.*LLM_JAX_CACHE"):
+        cache.publish(tmp_path / "a", full)
+    assert not list(tmp_path.glob("a*"))
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
