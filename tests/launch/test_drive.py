@@ -314,6 +314,22 @@ def test_a_host_starts_training_once_is_attached_to_again_and_tells_its_code(tmp
     assert (folder / "starts").read_text() == "started\n"
 
 
+def test_a_host_that_is_attached_to_twice_while_it_is_made_ready_starts_training_once(tmp_path):
+    (tmp_path / "job").mkdir()
+    (tmp_path / "python3").write_text("#!/bin/sh\nsleep 0.2\n")
+    (tmp_path / "python3").chmod(0o755)
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    train = "echo started >> starts; while [ ! -f go ]; do sleep 0.05; done"
+    command = ["sh", "-c", tpu_vm.shell(tpu_vm.HOST, "job", "sh", "-c", train)]
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    while not (tmp_path / "job" / "starts").exists():
+        time.sleep(0.02)
+    time.sleep(0.5)
+    (tmp_path / "job" / "go").touch()
+    assert [process.communicate(timeout=20)[0] for process in both] == ["llm_jax: exit 0\n"] * 2
+    assert (tmp_path / "job" / "starts").read_text() == "started\n"
+
+
 def test_a_host_that_is_to_end_lets_training_save(tmp_path):
     folder = tmp_path / "job"
     folder.mkdir()
