@@ -229,7 +229,11 @@ def test_on_an_object_store_a_step_without_its_last_file_does_not_count(tmp_path
         store.wait()
         assert store.last_error is None and store.steps() == [1, 2] and equal(store.restore(FORM)[0], 2)
         remove = type(store.directory).rmtree
-        monkeypatch.setattr(type(store.directory), "rmtree", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+
+        def killed(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(store.directory), "rmtree", killed)
         for doomed in (lambda: commit.remove(store.directory, [1]), lambda: commit.prepare(store.directory, 2)):
             with pytest.raises(KeyboardInterrupt):
                 doomed()
