@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -59,7 +60,8 @@ def pace(name: str, workdirs: Path) -> float:
 
 
 def cpu(name: str, steps: int | None, workdir: Path) -> float:
-    """Train a rung and return the CPU seconds of the whole process, its compiling and judging included."""
+    """Train a rung anew and return the CPU seconds of the whole process, its compiling and judging included."""
+    shutil.rmtree(workdir, ignore_errors=True)
     log = workdir.with_suffix(".log")
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "llm_jax", "train", f"--config={RECIPE}:{name}", f"--workdir={workdir}"]
