@@ -262,7 +262,8 @@ def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner)
     """Return the shardings of a learner's state: parameters by their declarations, and what is kept of them."""
     if plan.mesh is None:
         return None
-    abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
+    with plan.active():  # a mesh may change how layers are stacked in what is kept
+        abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
     replicated = NamedSharding(plan.mesh, PartitionSpec())
     here = replace(plan, offload=())
     params, kept, near = (
