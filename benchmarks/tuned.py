@@ -48,7 +48,7 @@ def main() -> int:
     rows = values["eval"]["batch_size"] or values["data"]["batch_size"]
     table: list[tuple[str, float, list[str]]] = []
     for name, each in (("before", begun), (f"llm_jax, {values['adapt']['name']}", run)):
-        params, judge = each.params(), evaluator(run.model, run.objective)
+        params, judge = each.params(), evaluator(run.model, run.objective, values["train"]["learner"])
         loss = evaluate.held_out(judge, params, held_out, rows)["loss"].value
         made = list(
             evaluate.written(
