@@ -184,7 +184,7 @@ def _suites(flags: Any) -> int:
             values["data"]["batch_size"], lambda: suites.documents(where), suites.component_names(where),
             values["data"]["seq_len"], flags.batches, values["seed"],
             lambda: suites.examples(where, values["data"]["form"]),
-            lambda: suites.checked(where, values["data"]["form"], opened.objective),
+            lambda: suites.checked(where, values["data"]["form"], opened.objective, opened.stops),
         )  # fmt: skip
         found = {word: suite(case) for word, suite in asked.items()}
     if hosts.is_first():

@@ -1,6 +1,6 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -79,6 +79,7 @@ class Run:
     steps: int | None
     state_shardings: Any
     template: str | None = None
+    stops: Sequence[int] = ()  # the ids that end a text
     accountant: Accountant | None = None
     lesson: Callable[[Batch, State], Batch] = lambda batch, state: batch  # what is made of a batch before the step
     beside: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a held-out batch before it is judged
@@ -215,13 +216,16 @@ def reshaping(config: Config, words: Tokenizer) -> Callable[[int], Transform | N
     return transform and partial(transform, words, config.values["data"]["seq_len"])
 
 
-def build(config: Config, *, words: Tokenizer | None = None, template: str | None = None) -> Run:
+def build(
+    config: Config, *, words: Tokenizer | None = None, template: str | None = None, stops: Sequence[int] = ()
+) -> Run:
     """Return the run of a configuration.
 
     Args:
         config: resolved.
         words: the tokenizer of a workdir that is resumed; by default it is made.
         template: the chat template, for a form that needs one and for the run's own conversations.
+        stops: the ids that end a text; by default the tokenizer's own.
 
     Raises:
         UserError: whatever is wrong with the configuration or the data.
@@ -240,7 +244,7 @@ def build(config: Config, *, words: Tokenizer | None = None, template: str | Non
     counted = accountant(parts.private, parts.train, parts.data, loaders.train.examples_per_epoch, steps)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught), template, counted,
+        shardings(plan, built.declarations(), taught), template, stops or words.stops, counted,
     )  # fmt: skip
 
 

@@ -125,7 +125,8 @@ def write_samples(run: Run, workdir: Workdir, step: int, params: Params, say: Ca
     if not run.sections.sample.prompts:
         return
     model, params = merged(run.model, params)
-    texts = continuations(model, params, run.tokenizer, run.sections.sample, seed=run.config.values["seed"])
+    section, seed = run.sections.sample, run.config.values["seed"]
+    texts = continuations(model, params, run.tokenizer, section, seed=seed, stops=run.stops)
     if hosts.is_first():
         workdir.samples.mkdir(parents=True, exist_ok=True)
         (workdir.samples / f"{step}.txt").write_text("\n\n---\n\n".join(texts) + "\n")

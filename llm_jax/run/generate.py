@@ -109,10 +109,12 @@ def _end(tokenizer: Tokenizer) -> int:
     return encoded(tokenizer, [""])[0][0]
 
 
-def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sample, *, seed: int) -> list[str]:
+def continuations(
+    model: Model, params: Params, tokenizer: Tokenizer, sample: Sample, *, seed: int, stops: Sequence[int] = ()
+) -> list[str]:
     """Return each of the section's prompts with its continuation, or with what an encoder-decoder writes from it.
 
-    Of a model that draws whole texts, one for each prompt.
+    Of a model that draws whole texts, one for each prompt. `stops` end a text, by default the tokenizer's own.
 
     Raises:
         UserError: the model makes no texts, or draws whole ones and a prompt is not empty.
@@ -126,7 +128,7 @@ def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sa
         drawn = jax.jit(model.sample, static_argnums=3)
         made = drawn(params, keys.fold(jax.random.key(seed), "sample"), start, sample.tokens)
         return [tokenizer.decode(ended(row, tokenizer)) for row in np.asarray(made).tolist()]
-    stops = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+    stops = stops or tokenizer.stops
     if sample.beams is not None:
         texts = [best[0] for best in searched(model, params, tokenizer, sample.prompts, sample, stops=stops)]
     else:
@@ -134,7 +136,7 @@ def continuations(model: Model, params: Params, tokenizer: Tokenizer, sample: Sa
             decoding(model), params, **asked(model, tokenizer, sample.prompts), max_new_tokens=sample.tokens,
             settings=sample.settings(), seed=seed, stop_ids=stops, vocab_size=tokenizer.vocab_size,
         )  # fmt: skip
-        texts = [tokenizer.decode(row) for row in rows]
+        texts = [tokenizer.decode(i for i in row if i not in stops) for row in rows]
     between = "\n=> " if isinstance(model, Conditional) else ""
     return [prompt + between + text for prompt, text in zip(sample.prompts, texts, strict=True)]
 

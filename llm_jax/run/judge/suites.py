@@ -47,7 +47,7 @@ def during(
         model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)),
         lambda: run.data.validation, run.sections.eval.batch_size or data.batch_size, lambda: documents(where),
         component_names(where), data.seq_len, limit, run.config.values["seed"],
-        lambda: examples(where, data.form), lambda: checked(where, data.form, run.objective),
+        lambda: examples(where, data.form), lambda: checked(where, data.form, run.objective, run.stops),
     )  # fmt: skip
     for word, suite in suites.items():
         found = suite(case)
@@ -116,7 +116,7 @@ def examples(where: Where, form: Any) -> Examples | None:
     return Examples(form.names, [record for part in parts if part is not None for record in part])
 
 
-def checked(where: Where, form: Any, objective: Objective) -> Checked | None:
+def checked(where: Where, form: Any, objective: Objective, stops: Sequence[int]) -> Checked | None:
     """Return the held-out questions of a run whose `data.form` asks them, None of any other.
 
     Where the objective does not say how answers are checked and how long they are, they are to be exact, as long as
@@ -128,7 +128,7 @@ def checked(where: Where, form: Any, objective: Objective) -> Checked | None:
     found = open_examples(where["source"], where["options"], "validation", where["normalization"])
     given = {name: getattr(objective, name) for name in ("verifier", "answer") if hasattr(objective, name)}
     reward = rewards.reward(form, where["source"], where["options"], **given)
-    return None if found is None else Checked(list(found), reward, getattr(objective, "tokens", None))
+    return None if found is None else Checked(list(found), reward, getattr(objective, "tokens", None), stops)
 
 
 def _parts(where: Where) -> list[Component]:
