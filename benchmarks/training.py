@@ -84,7 +84,7 @@ class Program:
 
 def tokens_of(cell: str, scratch: Path) -> Path:
     """Write the tokens that the library trains on in this cell as a file of uint16, and return it."""
-    from llm_jax.data.build import Component, open_shards
+    from llm_jax.data.mixture import Component, open_shards
     from llm_jax.run import build
     from llm_jax.run.config import load_recipe, resolve
 

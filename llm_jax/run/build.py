@@ -13,11 +13,12 @@ from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
 from llm_jax.core.table import UserError, lookup
 from llm_jax.core.types import Batch, Counts, Declaration, Decodes, Learner, Model, Objective, Samples, State
-from llm_jax.data.build import Data, training_texts
+from llm_jax.data.build import Data
 from llm_jax.data.build import build as build_data
-from llm_jax.data.clients import Rounds
 from llm_jax.data.features import Transform
-from llm_jax.data.poisson import Poisson
+from llm_jax.data.mixture import training_texts
+from llm_jax.data.turns.clients import Rounds
+from llm_jax.data.turns.poisson import Poisson
 from llm_jax.evals.suites import open_suites
 from llm_jax.learn.accountant import Accountant
 from llm_jax.learn.gradient import learnt

@@ -7,10 +7,10 @@ from typing import Any
 from llm_jax.adapt.adapted import merged
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Objective, Params
-from llm_jax.data.build import Component, components, opened_texts
 from llm_jax.data.documents import Document
 from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
+from llm_jax.data.mixture import Component, Texts, components, opened
 from llm_jax.data.tasks.prompts import ChatPrompts, Prompts
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites import open_suites
@@ -99,8 +99,8 @@ def documents(where: Where) -> Iterator[Document]:
     if not _parts(where):
         raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
     for part in _parts(where):
-        texts = opened_texts(part, "validation", where["normalization"])
-        if texts is None:
+        texts = opened(part, "validation", where["normalization"])
+        if not isinstance(texts, Texts):
             raise UserError(
                 f"data.source={part.source!r} holds out no text (only tokens, or nothing), which this suite reads"
             )
