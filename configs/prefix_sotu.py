@@ -3,9 +3,12 @@
 With :causal the beginning is read from left to right; all else is the same, cuts and targets among it. Measured with
 the commands below, in held-out nats a token of the ends: 4.501 ± 0.014 in both directions, 4.500 ± 0.014 causally; row
 by row the difference is 0.001 ± 0.004. At this size it gains nothing, and costs 3.6 CPU-minutes where causal takes 3.4.
+:several learns to read causally, too, in the same steps: 1.978 held-out bits per byte of whole rows, 1.965 as the only
+task.
 
 python -m llm_jax train --config=configs/prefix_sotu.py --workdir=runs/prefix
 python -m llm_jax train --config=configs/prefix_sotu.py:causal --workdir=runs/prefix_causal
+python -m llm_jax train --config=configs/prefix_sotu.py:several --workdir=runs/prefix_several
 """
 
 from typing import Literal

@@ -18,6 +18,7 @@ from llm_jax.mesh.hosts import to_devices
 from llm_jax.objectives.causal import Causal
 from llm_jax.optim.transform import transformation
 from llm_jax.run.build import shardings
+from tests.laws.conftest import SOURCES
 from tests.laws.kinds import KINDS
 from tests.laws.plans import BATCH as PLANNED
 from tests.laws.plans import TOLERANCE, differences, layout, loss, on
@@ -37,11 +38,11 @@ def over(model, name="lora", targets=(".",), **fields):
     return adapted(model, lookup(ADAPTERS, name, "adapt.name")(**{"rank": 3, "alpha": 5.0} | fields), targets)
 
 
-def begun(model, params):
+def begun(model, params, size=0.2):
     """Parameters of an adapted model over given ones, and others whose change is not nothing."""
     fresh = model.attach(model.init(jax.random.key(0)), params)
     rng = np.random.default_rng(2)
-    drawn = jax.tree.map(lambda x: (x + 0.2 * rng.normal(size=x.shape)).astype(np.float32), fresh["adapter"])
+    drawn = jax.tree.map(lambda x: (x + size * rng.normal(size=x.shape)).astype(np.float32), fresh["adapter"])
     return fresh, {**fresh, "adapter": drawn}
 
 
@@ -59,10 +60,7 @@ def test_at_the_beginning_it_is_the_model_and_merged_it_is_what_it_is_apart(mode
     for path, leaf in tree.flatten(merged).items():
         np.testing.assert_array_equal(leaf, tree.flatten(params)[path], err_msg=path)
     base = logits(model)(params, BATCH)
-    if name == "lora":
-        np.testing.assert_array_equal(logits(both)(fresh, BATCH), base)
-    else:
-        np.testing.assert_allclose(logits(both)(fresh, BATCH), base, atol=3e-5, rtol=1e-5)
+    np.testing.assert_allclose(logits(both)(fresh, BATCH), base, atol=1e-6 if name == "lora" else 3e-5, rtol=1e-5)
     apart = logits(both)(changed, BATCH)
     np.testing.assert_allclose(apart, logits(model)(both.merge(changed), BATCH), atol=1e-5, rtol=1e-5)
     assert np.abs(apart - base).max() > 1e-2
@@ -75,13 +73,13 @@ def learner_of(both, start, name="sgd"):
 
 
 @over_families("deep", ("llama",))
-def test_all_of_an_adapter_learns_and_no_bit_of_what_lies_below_it(model, params):
-    both = over(model, "dora")
+def test_all_of_an_adapter_learns_and_no_bit_of_what_lies_below_it(model, params, family):
+    both = over(model, "dora", ("^(?!pooler)",))  # which says nothing of the next token
     _, start = begun(both, params)
     assert {p: x.shape for p, x in tree.flatten(start).items()} == {p: d.shape for p, d in both.declarations().items()}
     learner = learner_of(both, start)
     state = learner.init(jax.random.key(0))
-    after, stats = jax.jit(learner.update)(state, BATCH)
+    after, stats = jax.jit(learner.update)(state, BATCH | SOURCES.get(family, {}))
     before, now = tree.flatten(start), tree.flatten(after.params)
     same = {path for path in now if np.array_equal(before[path], now[path])}
     assert same == {f"base/{path}" for path in tree.flatten(params)}
@@ -105,7 +103,7 @@ def test_optimizer_state_and_gradients_are_of_the_adapter_alone(model, params):
 def test_a_plan_changes_no_gradient(model, params, text):
     """Explicit axes turn a silent all-gather into an error: the merging has none."""
     both = over(model)
-    _, start = begun(both, jax.tree.map(lambda x: 0.5 * x, params))  # as of `alone`
+    _, start = begun(both, jax.tree.map(lambda x: 0.5 * x, params), size=0.1)  # as of `alone`
     value, gradient = jax.jit(loss(both))(start, PLANNED)
     found = on(layout(text), both, start)
     far = {path: d for path, d in differences(found[:2], (float(value), gradient)).items() if d > 2 * TOLERANCE}
@@ -152,7 +150,7 @@ def test_a_pattern_that_matches_no_kernel_is_refused(tiny):
         over(tiny("llama"), targets=("attention_norm/scale",))
 
 
-@over_families("causal", ("llama",))
+@over_families("decoder", ("llama",))
 def test_an_adapted_decoder_goes_on_as_it_reads(model, params):
     both = over(model)
     _, changed = begun(both, params)
