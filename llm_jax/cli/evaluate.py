@@ -135,9 +135,9 @@ def _evaluate(flags: Any) -> int:
     from llm_jax.objectives.masked import mask_of
     from llm_jax.run import evaluate
     from llm_jax.run.exchange.reference import beside
-    from llm_jax.run.generate import latent
     from llm_jax.run.judge import kinds
     from llm_jax.run.open_run import open_run
+    from llm_jax.run.texts.prompts import latent
 
     opened = open_run(flags.workdir)
     with hosts.together().active():

@@ -13,9 +13,10 @@ from llm_jax.evals import generation
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.generate import continuations, decoding, ended
 from llm_jax.run.judge import suites
 from llm_jax.run.judge.kinds import Judge, told
+from llm_jax.run.texts.continued import continuations, ended
+from llm_jax.run.texts.prompts import decoding
 from llm_jax.run.writers import Metrics
 from llm_jax.store.workdir import Workdir
 from llm_jax.text.base import Tokenizer

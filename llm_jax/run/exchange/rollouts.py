@@ -27,7 +27,7 @@ from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
 from llm_jax.run.build import form as formed
 from llm_jax.run.exchange.pinned import Pinned, Pins
-from llm_jax.run.generate import decoding
+from llm_jax.run.texts.prompts import decoding
 
 CHECKED = 256  # questions at a time
 
