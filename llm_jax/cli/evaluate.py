@@ -217,7 +217,8 @@ def _loader(opened: "OpenRun", data: str | None, *, whole: bool) -> tuple["Loade
         UserError: nothing is held out, or the data are not there.
     """
     from llm_jax.data.build import build
-    from llm_jax.run.build import form, reshaping
+    from llm_jax.run.parts.models import form
+    from llm_jax.run.parts.reading import reshaping
 
     values = opened.resolved.values["data"]
     kept: dict[str, Any] = {k: values[k] for k in ("seq_len", "batch_size", "packing")}
@@ -236,7 +237,7 @@ def _where(opened: "OpenRun", data: str | None) -> dict[str, Any]:
     """Return which text is evaluated on: source, options, mixture and normalization, as in the section `data`."""
     from llm_jax.data.examples.records import RECORDS
     from llm_jax.data.sources import SOURCES
-    from llm_jax.run.build import form
+    from llm_jax.run.parts.models import form
 
     values = opened.resolved.values["data"]
     where = {k: values[k] for k in ("source", "options", "mixture", "normalization")}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,14 +10,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from llm_jax.adapt.adapted import unadapted
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
-from llm_jax.core.table import UserError, lookup
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Counts, Declaration, Decodes, Learner, Model, Objective, Samples, State
 from llm_jax.data.build import Data
-from llm_jax.data.build import build as build_data
-from llm_jax.data.features import Transform
-from llm_jax.data.mixture import training_texts
-from llm_jax.data.turns.clients import Rounds
-from llm_jax.data.turns.poisson import Poisson
 from llm_jax.evals.suites import open_suites
 from llm_jax.learn.accountant import Accountant
 from llm_jax.learn.gradient import learnt
@@ -32,10 +26,10 @@ from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
 from llm_jax.run.parts import effort, learning
 from llm_jax.run.parts.compression import Prune
-from llm_jax.run.parts.models import ANY_VOCABULARY, alike_abroad, exportable, form, longest_text, model, objective
+from llm_jax.run.parts.models import ANY_VOCABULARY, alike_abroad, exportable, longest_text, model, objective
 from llm_jax.run.parts.privacy import accountant
+from llm_jax.run.parts.reading import batches, check_vocabulary, tokenizer
 from llm_jax.run.targets import Launch
-from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
 from llm_jax.text.normalize import normalize
 from llm_jax.text.options import check as check_options
@@ -188,35 +182,6 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
     return made, rate if often == 1 else lambda step: rate(step * often)
 
 
-def tokenizer(parts: Sections) -> Tokenizer:
-    """Return the tokenizer of a configuration, trained on the training split if it is of a kind that trains."""
-    options = dict(parts.data.tokenizer)
-    name = options.pop("name")
-    where: dict[str, Any] = {"source": parts.data.source, "options": parts.data.options, "mixture": parts.data.mixture}
-    if not lookup(tokenizers.TOKENIZERS, name, "data.tokenizer.name").trains:
-        return tokenizers.build(name, options)
-    texts, fingerprint = training_texts(**where, normalization=parts.data.normalization, form=form(parts.data.form))
-    return tokenizers.build(name, options, texts, fingerprint)
-
-
-def batches(config: Config, parts: Sections, words: Tokenizer, template: str | None = None) -> Data:
-    """Return the loaders of a configuration; the chat template is for a form that needs one."""
-    d, w, seed = parts.data, parts.local, config.values["seed"]
-    rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
-    turns = rounds if d.poisson is None else Poisson(d.poisson)
-    return build_data(
-        tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=turns,
-        transform=reshaping(config, words), form=form(d.form), template=template,
-    ).whole()  # fmt: skip
-
-
-def reshaping(config: Config, words: Tokenizer) -> Callable[[int], Transform | None] | None:
-    """Return seed -> what the objective of a configuration makes of packed rows; None for text as it is."""
-    transform = getattr(objective(config), "transform", None)
-    return transform and partial(transform, words, config.values["data"]["seq_len"])
-
-
 def build(
     config: Config, *, words: Tokenizer | None = None, template: str | None = None, stops: Sequence[int] = ()
 ) -> Run:
@@ -232,9 +197,9 @@ def build(
         UserError: whatever is wrong with the configuration or the data.
     """
     parts, plan = check(config)
-    words = words or tokenizer(parts)
+    words = words or tokenizer(parts.data)
     check_vocabulary(config.values["model"].get("vocab_size"), words)
-    loaders = batches(config, parts, words, template)
+    loaders = batches(config, parts.data, parts.local, words, template)
     if parts.eval.suites and loaders.validation is None:
         raise UserError("eval.suites are asked where held-out text is judged, and these data hold nothing out")
     duration = durations.parse(parts.train.duration)
@@ -252,15 +217,6 @@ def build(
 def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Learner:
     """Return the learner of a configuration."""
     return learning.learner(parts, objective(config), built, transform)
-
-
-def check_vocabulary(size: int | None, words: Tokenizer) -> None:
-    """Refuse a vocabulary that has no row for some of the tokenizer's ids."""
-    if size is not None and size < words.vocab_size:
-        raise UserError(
-            f"model.vocab_size={size} is smaller than the tokenizer's {words.vocab_size} ids; "
-            f"leave it out, or set at least {words.vocab_size}"
-        )
 
 
 def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner) -> Any:

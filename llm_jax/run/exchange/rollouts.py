@@ -25,8 +25,8 @@ from llm_jax.evals import generation
 from llm_jax.evals.tuned import rewards
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.build import form as formed
 from llm_jax.run.exchange.pinned import Pinned, Pins
+from llm_jax.run.parts.models import form as formed
 from llm_jax.run.texts.prompts import decoding
 
 CHECKED = 256  # questions at a time

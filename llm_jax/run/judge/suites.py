@@ -19,8 +19,8 @@ from llm_jax.evals.suites.texts import Reading
 from llm_jax.evals.tuned import rewards
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.build import form as formed
 from llm_jax.run.open_run import OpenRun
+from llm_jax.run.parts.models import form as formed
 from llm_jax.run.writers import Metrics
 from llm_jax.store.files import read_json, write_json
 from llm_jax.store.workdir import Workdir
