@@ -141,7 +141,13 @@ def parquet(
             group = bisect.bisect_right(starts, i) - 1
             path, number, _ = groups[group]
             row = i - starts[group]
-            value = column(path, number, field)[row].as_py()
+            try:
+                value = column(path, number, field)[row].as_py()
+            except UnicodeDecodeError as error:
+                byte = f"byte {error.object[error.start]:#04x} at offset {error.start}"
+                raise UserError(
+                    f"{path}: row {row} of row group {number}: column {field!r} is not UTF-8 ({byte})"
+                ) from None
             if not isinstance(value, str):
                 raise UserError(
                     f"{path}: row {row} of row group {number}: column {field!r} holds {value!r}, not a text"

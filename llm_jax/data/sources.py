@@ -165,4 +165,5 @@ def tfds(
 
 def _tfds_document(records: Sequence[Any], field: str, name: str, i: int) -> Document:
     value = records[i][field]
-    return Document(value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value), f"{name}:{i}")
+    # A byte that is not UTF-8 becomes a lone surrogate: normalisation refuses it by name, or replaces it.
+    return Document(value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value), f"{name}:{i}")

@@ -12,7 +12,7 @@ from llm_jax.launch import execute
 from llm_jax.launch.execute import Patience
 from llm_jax.launch.job import Command, Plan, Result, Status
 
-EXITS = {"done": 0, "refused": 2, "stopped": 75, "failed": 1}
+EXITS = {"done": 0, "refused": 2, "stopped": 75, "failed": 1, "absent": 1}
 ENDED = re.compile(r"llm_jax: exit (\d+)\s*$")
 Say = Callable[[str], None]
 
@@ -28,6 +28,9 @@ def drive(plan: Plan, name: str, patience: Patience, say: Say) -> int:
     for attempt in range(plan.restarts + 1):
         ensure(plan, name, patience, say)
         ended = watch(plan, name, patience, say)
+        if ended == "absent":  # --stop elsewhere: what somebody gave back is not asked for again
+            say(f"{name} is gone: somebody ended it, and it is not submitted again")
+            return EXITS[ended]
         if ended in ("done", "refused") or attempt == plan.restarts:
             break
         pause = next(pauses)
@@ -79,7 +82,7 @@ def ensure(plan: Plan, name: str, patience: Patience, say: Say) -> None:
 
 
 def watch(plan: Plan, name: str, patience: Patience, say: Say) -> Status:
-    """Follow the job until it has ended, and return how."""
+    """Follow the job until it has ended, and return how; "absent": it is gone without having said so."""
     status = _begun(plan, name, patience, say)
     if status != "running":
         return _outcome(plan, status, patience)
@@ -137,7 +140,5 @@ def _heard(line: str, codes: list[int], say: Say) -> None:
 
 
 def _outcome(plan: Plan, status: Status, patience: Patience) -> Status:
-    """How the job ended, where it is gone without having said so."""
-    if status != "absent":
-        return status
-    return "failed" if plan.outcome is None else answered(*plan.outcome, patience)
+    """How the job ended, asked of those who keep account of such that are gone."""
+    return status if status != "absent" or plan.outcome is None else answered(*plan.outcome, patience)

@@ -1,15 +1,15 @@
 """The one place that starts programs: once, again with growing pauses, or as a stream of lines."""
 
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from llm_jax.core.table import UserError
 from llm_jax.launch.job import Command, Result
@@ -31,34 +31,47 @@ class Patience:
     poll: float = 15.0
 
     def pauses(self) -> Iterator[float]:
-        """The pauses after the first failure, the second, and so on."""
-        return (min(self.first * 2**n, self.longest) for n in itertools.count())
+        """The pauses after the first failure, the second, and so on, without end."""
+        pause = self.first
+        while True:
+            yield min(pause, self.longest)
+            pause = min(2 * pause, self.longest)
 
 
 def start(command: Command, **how: object) -> subprocess.Popen:
     """Start a program in a process group of its own: a Ctrl-C at the terminal is ours to pass on.
+
+    What it writes is read as UTF-8, with U+FFFD for what is not.
 
     Raises:
         UserError: the program is not installed.
     """
     try:
         environ = {**os.environ, **dict(command.env)}
-        return subprocess.Popen(command.argv, env=environ, process_group=0, text=True, **how)  # type: ignore[call-overload]
+        return subprocess.Popen(command.argv, env=environ, process_group=0, encoding="utf-8", errors="replace", **how)  # type: ignore[call-overload]
     except FileNotFoundError:
         raise UserError(f"{command.argv[0]} is not installed here, and it is needed to {command.why}") from None
 
 
 def run(command: Command, patience: Patience) -> Result:
-    """Run a command to its end, or end it when it hangs."""
-    pipe = subprocess.PIPE
-    with start(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        try:
-            out, err = process.communicate(command.stdin or "", timeout=patience.timeout)
-            return Result(process.returncode, out, err)
-        except subprocess.TimeoutExpired:
-            return Result(None, "", f"no answer in {patience.timeout:g} s")
-        finally:
-            end(process)
+    """Run a command to its end, or end it when it hangs.
+
+    It writes into files: a pipe would end only with all that it leaves behind, such as a shared connection of ssh.
+    """
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        with start(command, stdin=subprocess.PIPE, stdout=out, stderr=err) as process:
+            try:
+                process.communicate(command.stdin or "", timeout=patience.timeout)
+            except subprocess.TimeoutExpired:
+                return Result(None, "", f"no answer in {patience.timeout:g} s")
+            finally:
+                end(process)
+        return Result(process.returncode, *(_written(file) for file in (out, err)))
+
+
+def _written(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode("utf-8", "replace")
 
 
 def insist(command: Command, patience: Patience, again: Callable[[], bool] = lambda: True) -> Result:
@@ -103,9 +116,7 @@ class Stream:
     """A running command, whose lines go to `each` as they come."""
 
     def __init__(self, command: Command, each: Callable[[str], None]):
-        self._process = start(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace"
-        )
+        self._process = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._reader = threading.Thread(target=self._read, args=(each,), daemon=True)
         self._reader.start()
 

@@ -103,7 +103,8 @@ def named(name: str | None, workdir: str) -> str:
         UserError: the name is not one that every target takes.
     """
     if name is None:
-        last = re.sub(r"[^a-z0-9]+", "-", workdir.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")
+        workdir = workdir.rstrip("/")
+        last = re.sub(r"[^a-z0-9]+", "-", workdir.rsplit("/", 1)[-1].lower()).strip("-")
         digest = hashlib.sha256(workdir.encode()).hexdigest()[:6]
         return f"{'' if last[:1].isalpha() else 'run-'}{last}"[: LONGEST - 7].rstrip("-") + f"-{digest}"
     if not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", name, re.ASCII) or len(name) > LONGEST:

@@ -14,6 +14,7 @@ from llm_jax.run.targets import Slurm
 REQUIRED = ("partition", "nodes")
 GRACE = 300  # seconds before the end of its time at which a job is told to save
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESV_DEL_HOLD")
+RUNNING = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "RESIZING")
 BODY = """\
 code=0
 srun --kill-on-bad-exit=1 {train} || code=$?
@@ -94,11 +95,13 @@ def queued(result: Result) -> Status | None:
 
 
 def accounted(result: Result) -> Status | None:
-    """Understand sacct: the state and exit code of the newest job of that name."""
+    """Understand sacct: the state and exit code of the newest job of that name, whose end it may not know yet."""
     rows = [line.split("|") for line in result.out.splitlines() if "|" in line]
     if result.code != 0 or not rows:
         return None
     state, code = rows[-1][0].split()[0], rows[-1][1].split(":")[0]
+    if state in (*WAITING, *RUNNING):
+        return None
     if state == "COMPLETED":
         return "done"
     by_code: dict[str, Status] = {"2": "refused", "75": "stopped"}

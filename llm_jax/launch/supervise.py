@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import NamedTuple
 
 from etils import epath
 
@@ -27,8 +28,27 @@ from llm_jax.store import files
 LAST_WORDS = 3.0  # seconds that ranks have to say why, once one of them has died
 POLL = 0.05
 KNOWN = (0, 2, 75, 130)
+GRAVITY = {130: 0, 2: 1, None: 2, 75: 3, 0: 4}  # None: any other code
 DEATH_SIGNAL = 1  # of prctl(2): what a process gets when its parent dies
 _libc = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+
+
+class Ended(NamedTuple):
+    """A rank's number, and its exit code; below zero, the signal that ended it."""
+
+    rank: int
+    code: int
+
+    def __str__(self) -> str:
+        if self.code >= 0:
+            return f"rank {self.rank} ended with {self.code}"
+        text = f"rank {self.rank} was ended by signal {-self.code} ({signal.strsignal(-self.code)})"
+        if self.code != -signal.SIGKILL:
+            return text
+        return (
+            f"{text}; unless somebody sent it, the kernel did, for want of memory: give fewer --ranks, or less to "
+            "each of them by --config.train.microbatches, --config.data.batch_size or --config.mesh.remat=full"
+        )
 
 
 def supervise(
@@ -48,39 +68,39 @@ def supervise(
         say: prints a line.
 
     Raises:
-        UserError: somebody else launched a run in this workdir.
+        UserError: somebody else launched a run in this workdir, or it cannot be made.
     """
     with _alone(workdir), _Signals() as signals:
         pauses = patience.pauses()
         for attempt in range(restarts + 1):
-            code = together(commands(_free_port()), signals)
+            ended = together(commands(_free_port()), signals)
+            code = ended.code
             if code in KNOWN or signals.count:
                 return code if code in KNOWN else 75 if signals.count == 1 else 130
             if attempt < restarts:
                 pause = next(pauses)
-                say(f"a rank ended with {code}; all start again from the last checkpoint in {pause:g} s "
-                    f"({attempt + 1} of {restarts})")  # fmt: skip
+                say(f"{ended}; all start again from the last checkpoint in {pause:g} s ({attempt + 1} of {restarts})")
                 signals.sleep(pause)
                 if signals.count:
                     return 75 if signals.count == 1 else 130
-        say(f"a rank ended with {code}, as after each of {restarts} restarts; its last words are above")
+        say(f"{ended}" + (f"; that was the last of {restarts} restarts" if restarts else ""))
         return 1
 
 
-def together(commands: Sequence[Command], signals: "_Signals") -> int:
-    """Run ranks until all have ended, and return the code of the run: of a rank that died, else the gravest."""
+def together(commands: Sequence[Command], signals: "_Signals") -> Ended:
+    """Run ranks until all have ended, and return whose end is the run's: the first that died, else the gravest."""
     ranks: list[subprocess.Popen] = []
     readers = []
     try:
         for number, command in enumerate(commands):
             pipe = subprocess.PIPE if number else None
             error = subprocess.STDOUT if number else None
-            ranks.append(execute.start(command, stdout=pipe, stderr=error, errors="replace", preexec_fn=_die_with_us))
+            ranks.append(execute.start(command, stdout=pipe, stderr=error, preexec_fn=_die_with_us))
             if number:
                 readers.append(threading.Thread(target=_echo, args=(ranks[-1], number), daemon=True))
                 readers[-1].start()
         signals.pass_to(ranks)
-        codes = _ended(ranks)
+        ended = _ended(ranks)
     finally:
         for rank in ranks:
             if rank.poll() is None:
@@ -90,19 +110,24 @@ def together(commands: Sequence[Command], signals: "_Signals") -> int:
         for reader in readers:
             reader.join(5)
         signals.ranks = []
-    dead = [code for code in codes if code not in KNOWN]
-    first: list[int] = [code for code in (130, 2) if code in codes]
-    return [*first, *dead, *(code for code in (75, 0) if code in codes)][0]
+    return min(ended, key=lambda one: GRAVITY.get(one.code, GRAVITY[None]))
 
 
-def _ended(ranks: Sequence[subprocess.Popen]) -> list[int]:
-    """Wait for all ranks, or for one that ends in error and then a little; return the codes of those that ended."""
+def _ended(ranks: Sequence[subprocess.Popen]) -> list[Ended]:
+    """Wait for all ranks, or for one that ends in error and then a little; return those that ended, the first first.
+
+    Of several that are found to have ended at one look, those come first that a signal ended: others die of their loss.
+    """
+    ended: list[Ended] = []
     until: float | None = None
-    while any(rank.poll() is None for rank in ranks) and (until is None or time.monotonic() < until):
-        if until is None and any(rank.poll() not in (None, 0, 75) for rank in ranks):
+    while len(ended) < len(ranks) and (until is None or time.monotonic() < until):
+        known = {one.rank for one in ended}
+        codes = [(number, rank.poll()) for number, rank in enumerate(ranks) if number not in known]
+        ended += sorted((Ended(n, code) for n, code in codes if code is not None), key=lambda one: one.code >= 0)
+        if until is None and any(one.code not in (0, 75) for one in ended):
             until = time.monotonic() + LAST_WORDS
         time.sleep(POLL)
-    return [rank.returncode for rank in ranks if rank.poll() is not None]
+    return ended
 
 
 def _echo(rank: subprocess.Popen, number: int) -> None:
@@ -129,15 +154,17 @@ def _alone(workdir: str) -> Iterator[None]:
     """Hold the workdir for this launcher.
 
     Raises:
-        UserError: another launcher of this machine has it.
+        UserError: another launcher of this machine has it, or it cannot be made.
     """
     path = epath.Path(workdir).expanduser()
-    if files.is_local(path):
-        path.mkdir(parents=True, exist_ok=True)
     try:
+        if files.is_local(path):
+            path.mkdir(parents=True, exist_ok=True)
         held = files.lock(path)
     except UserError as error:
         raise UserError(f"it runs already: {error}") from None
+    except OSError as error:
+        raise UserError(f"--workdir={workdir} cannot be used: {error.strerror}; name another") from None
     with held:
         yield
 

@@ -16,6 +16,7 @@ REQUIRED = ("project", "zone")
 CODE = ("llm_jax", "configs", "requirements.txt")
 HOST = """\
 cd "$HOME/$1" && shift || exit 1
+exec 9> lock && flock 9 || exit 1
 if ! { [ -f pid ] && kill -0 "$(cat pid)" 2>/dev/null; }; then
   if [ ! -f ready ]; then
     python3 -m pip install --user --quiet uv &&
@@ -25,22 +26,25 @@ if ! { [ -f pid ] && kill -0 "$(cat pid)" 2>/dev/null; }; then
   fi
   rm -f code
   : > log
-  setsid sh -c 'trap : TERM; "$@"; echo $? > code' llm_jax "$@" >> log 2>&1 < /dev/null &
+  setsid sh -c 'trap : TERM; "$@"; echo $? > code' llm_jax "$@" >> log 2>&1 < /dev/null 9>&- &
   echo $! > pid
 fi
+exec 9>&-
 tail --lines=1000 --follow --pid="$(cat pid)" log
 code=$(cat code 2>/dev/null || echo 1)
 echo "llm_jax: exit $code"
 exit "$code"
 """
-"""What a host's shell runs, with its parameters: the folder, then the command of the process."""
+"""What a host's shell runs, with its parameters: the folder, then the command of the process. One at a time looks
+whether it runs and starts it: the host takes minutes to be made ready, in which a lost connection is taken up again.
+"""
 END = """\
 cd "$HOME/$1" 2>/dev/null || exit 0
 [ -f pid ] && kill -s TERM -- "-$(cat pid)" 2>/dev/null && tail --lines=0 --follow --pid="$(cat pid)" log
 exit 0
 """
-WAITING = ("ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "CREATING", "DELETING", "SUSPENDING")
-GONE = ("SUSPENDED", "FAILED")
+STATES: dict[str, Status] = {"ACTIVE": "running", "SUSPENDED": "stopped", "FAILED": "failed"}
+"""State of a queued resource -> status; in all others it is on its way."""
 
 
 def shell(script: str, *parameters: str) -> str:
@@ -98,9 +102,6 @@ def described(result: Result) -> Status | None:
     if result.code != 0:
         return "absent" if "NOT_FOUND" in result.err else None
     try:
-        word = json.loads(result.out)["state"]["state"]
+        return STATES.get(json.loads(result.out)["state"]["state"], "waiting")
     except (ValueError, KeyError, TypeError):
         return None
-    if word in GONE:
-        return "stopped"
-    return "running" if word == "ACTIVE" else "waiting"

@@ -29,7 +29,7 @@ def found(environ: Mapping[str, str], on_tpu: bool = False) -> dict[str, Any] | 
     Raises:
         UserError: the environment says that there are several processes, but not where the first one is.
     """
-    for known in (_told, _job_of_kubernetes, _slurm, _open_mpi):
+    for known in (_told, _job_of_kubernetes, _open_mpi, _slurm):  # mpirun within a Slurm job leaves Slurm's too
         arguments = known(environ)
         if arguments is not None:
             return arguments if arguments.get("num_processes", 2) > 1 else None
@@ -83,7 +83,8 @@ def _tpu(environ: Mapping[str, str]) -> dict[str, Any] | None:
         return None
     listed = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     if listed is not None:
-        several = "," in listed or int(environ.get("MEGASCALE_NUM_SLICES") or 1) > 1
+        slices = _number(environ, "MEGASCALE_NUM_SLICES") if environ.get("MEGASCALE_NUM_SLICES") else 1
+        several = "," in listed or slices > 1
         return {"cluster_detection_method": "gketpu"} if several else None
     return None if "TPU_SKIP_MDS_QUERY" in environ else {"cluster_detection_method": "gcetpu"}
 
@@ -143,7 +144,11 @@ def joined() -> Iterator[None]:
     except BaseException as error:
         if not several:
             raise
-        told = f"llm_jax: {error}" if isinstance(error, UserError) else traceback.format_exc()
+        code, told = 1, traceback.format_exc()
+        if isinstance(error, UserError):
+            code, told = 2, f"llm_jax: {error}"
+        elif isinstance(error, KeyboardInterrupt):
+            code, told = 130, "llm_jax: interrupted; the last checkpoint stands"
         print(told, file=sys.stderr, flush=True)
         sys.stdout.flush()
-        os._exit(2 if isinstance(error, UserError) else 1)
+        os._exit(code)

@@ -31,7 +31,7 @@ def leaves_of(state: Any) -> dict[str, Any]:
     flat = tree.flatten(state)
     if len(flat) != len(jax.tree.leaves(state)):
         raise UserError("two leaves of the state have the same path; rename the keys that hold a '/'")
-    leaves = {path: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for path, leaf in flat.items()}
+    leaves = {path: leaf if isinstance(leaf, jax.Array) else _copied(leaf) for path, leaf in flat.items()}
     for path, leaf in leaves.items():
         try:
             check_path(path)
@@ -42,6 +42,12 @@ def leaves_of(state: Any) -> dict[str, Any]:
         if is_key(leaf) and leaf.size == 0:
             raise UserError(f"the state cannot be saved: {path!r} is an array of no PRNG keys")
     return leaves
+
+
+def _copied(leaf: Any) -> np.ndarray:
+    """Return numbers as an array of their own, in this machine's byte order."""
+    array = np.array(leaf)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def described(leaves: Mapping[str, Any]) -> dict[str, Leaf]:

@@ -46,7 +46,8 @@ def prepare(directory: epath.Path, step: int) -> epath.Path:
     """Return the place where the step is put together, empty and made (by process 0)."""
     work = directory / (f"{step}{files.TEMPORARY}" if files.is_local(directory) else str(step))
     if jax.process_index() == 0:
-        work.rmtree(missing_ok=True)
+        if work.exists():
+            _discard(work)
         work.mkdir(parents=True)
     return work
 
@@ -59,19 +60,23 @@ def commit(work: epath.Path, head: Manifest, sums: dict[str, int]) -> None:
         head: the manifest without digests and files.
         sums: this process's part of each leaf's digest.
     """
-    sums = _of_all_processes(work, sums)
-    if jax.process_index() == 0:
-        leaves = {path: replace(leaf, digest=sums[path]) for path, leaf in head.leaves.items()}
-        if files.is_local(work):
-            files.sync_tree(work)
-        manifest.write(work, replace(head, leaves=leaves, files=files.sizes(work)))
-        if files.is_local(work):
-            final = work.parent / str(head.step)
-            if final.exists():
-                files.discard(final)
-            os.rename(work, final)
-            files.sync_directory(final.parent)
-    processes.barrier(f"committed {work}")
+    try:
+        sums = _of_all_processes(work, sums)
+        if jax.process_index() == 0:
+            leaves = {path: replace(leaf, digest=sums[path]) for path, leaf in head.leaves.items()}
+            if files.is_local(work):
+                files.sync_tree(work)
+            manifest.write(work, replace(head, leaves=leaves, files=files.sizes(work)))
+            if files.is_local(work):
+                final = work.parent / str(head.step)
+                old = files.set_aside(final) if final.exists() else None
+                os.rename(work, final)
+                files.sync_directory(final.parent)
+                if old is not None:
+                    with contextlib.suppress(OSError):  # the next job's first save removes it
+                        old.rmtree()
+    finally:  # who fails lets the others go on
+        processes.barrier(f"committed {work}")
 
 
 def add_metrics(step: epath.Path, metrics: Mapping[str, float]) -> None:
@@ -86,7 +91,7 @@ def make_room(directory: epath.Path, keep: retention.Keep) -> list[int]:
     gone, found = [], metrics(directory)
     for step in sorted(found.keys() - retention.kept(found, keep)):
         try:
-            files.discard(directory / str(step))
+            _discard(directory / str(step))
             gone.append(step)
         except OSError as error:
             log.warning("the checkpoint of step %d could not be removed: %s", step, error)
@@ -105,13 +110,24 @@ def quarantine(directory: epath.Path, step: int) -> epath.Path | None:
     return target
 
 
+def _discard(place: epath.Path) -> None:
+    """Remove a step, or what was to become one, such that a kill on the way leaves nothing that counts as a step."""
+    if files.is_local(place):
+        place = files.set_aside(place)
+    else:
+        (place / manifest.NAME).unlink(missing_ok=True)
+    place.rmtree()
+
+
 def _of_all_processes(work: epath.Path, sums: dict[str, int]) -> dict[str, int]:
     """Return in process 0 the digests of whole leaves: partial ones meet in files, as no device may be used here."""
     if jax.process_count() == 1:
         return sums
     parts = [work / f"digests.{i}.json" for i in range(jax.process_count())]
-    files.write_json(parts[jax.process_index()], sums)
-    processes.barrier(f"digests {work}")
+    try:
+        files.write_json(parts[jax.process_index()], sums)
+    finally:
+        processes.barrier(f"digests {work}")
     if jax.process_index() != 0:
         return sums
     merged = digests.merge(files.read_json(part) for part in parts)

@@ -1,6 +1,7 @@
 """Files that a kill or a full disk cannot spoil: atomic writes, logs that survive a torn line, syncs and a lock."""
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -70,7 +71,9 @@ def append_line(path: epath.Path, value: dict[str, Any]) -> bool:
         try:
             end = os.lseek(descriptor, 0, os.SEEK_END)
             torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
-            os.write(descriptor, ("\n" * torn + line).encode())
+            content = ("\n" * torn + line).encode()
+            if os.write(descriptor, content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(descriptor)
     except OSError as error:
@@ -88,9 +91,13 @@ def read_lines(path: epath.Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            values.append(json.loads(line))
-        except ValueError:
-            log.warning("%s:%d is not JSON and was skipped: %.60r", path, number, line)
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            values.append(value)
+        else:
+            log.warning("%s:%d is no JSON object and was skipped: %.60r", path, number, line)
     return values
 
 
@@ -120,13 +127,11 @@ def sizes(directory: epath.Path) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def discard(directory: epath.Path) -> None:
-    """Remove a directory such that a kill on the way leaves no half of it under its own name."""
-    doomed = directory
-    if is_local(directory):
-        doomed = directory.parent / f"{directory.name}.removed{TEMPORARY}"
-        os.rename(directory, doomed)
-    doomed.rmtree()
+def set_aside(directory: epath.Path) -> epath.Path:
+    """Take a local directory from its place at once, whole, and return where it is until it is removed."""
+    doomed = directory.parent / f"{directory.name}.removed{TEMPORARY}"
+    os.rename(directory, doomed)
+    return doomed
 
 
 def lock(directory: epath.Path) -> contextlib.ExitStack:

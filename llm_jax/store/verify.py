@@ -4,6 +4,7 @@ The order is from cheap to dear: manifest, the tree asked for, file sizes, array
 """
 
 import contextlib
+import errno
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from llm_jax.store.manifest import CorruptCheckpointError, Leaf, Manifest
 
 SHOWN = 5  # differences in an error
 MOST_PACKED = 1000  # bytes of arrays a byte of file: arrays under 1 KiB are stored compressed, among the names
+TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)  # of this machine or its network
 NOT_CORRUPT = ("PERMISSION_DENIED", "UNAVAILABLE", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED")  # tensorstore's own codes
 
 
@@ -58,7 +60,7 @@ def as_corrupt(directory: epath.Path) -> Iterator[None]:
     except CorruptCheckpointError as error:
         raise CorruptCheckpointError(f"{where} is damaged: {error}") from error
     except Exception as error:
-        if any(code in str(error) for code in NOT_CORRUPT):
+        if any(code in str(error) for code in NOT_CORRUPT) or getattr(error, "errno", None) in TROUBLE:
             raise
         reason = " ".join(str(error).split())[:300]
         raise CorruptCheckpointError(f"{where} cannot be read: {type(error).__name__}: {reason}") from error

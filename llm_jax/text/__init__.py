@@ -1,4 +1,4 @@
-"""Text in, tokens out: normalisation, tokenizers and token shards; never imports jax.
+"""Text in, tokens out: normalisation, tokenizers, chat templates and token shards; never imports jax.
 
 Axis letters: V vocabulary, N tokens of a corpus.
 """

@@ -101,8 +101,15 @@ def load_engine(content: bytes) -> Any:
 
 
 def engine_ids(engine: Any) -> Callable[[str], np.ndarray]:
-    """Return text -> int32 ids on `tokenizers`' engine."""
-    return lambda text: np.array(engine.encode(text, add_special_tokens=False).ids, np.int32)
+    """Return text -> int32 ids on `tokenizers`' engine; UserError where nothing stands for what its model lacks."""
+
+    def to_ids(text: str) -> np.ndarray:
+        try:
+            return np.array(engine.encode(text, add_special_tokens=False).ids, np.int32)
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"the tokenizer cannot encode {text[:40]!r}: {error}") from None
+
+    return to_ids
 
 
 def encoder(engine: Any, model: Any, ranks: dict[bytes, int], eos: int) -> Callable[[str], np.ndarray]:

@@ -4,6 +4,7 @@ A folder's name is a hash of everything that its content depends on, so nothing 
 processes that build the same thing at once both succeed, and the whole cache may be deleted at any time.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-STALE_SECONDS = 24 * 3600  # an unfinished folder older than this was left by a process that died
+from llm_jax.core.table import UserError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+STALE_SECONDS = 24 * 3600  # an unfinished folder that nobody wrote into for so long was left by a process that died
 
 
 def folder(chosen: str | Path | None = None) -> Path:
@@ -35,10 +39,16 @@ def publish(where: Path, write: Callable[[Path], Any], replace: bool = False) ->
     """Make the folder `where` by calling `write` on a temporary one beside it, syncing, and renaming.
 
     If another process was first, its folder stands (or, with `replace`, is put aside for ours).
+
+    Raises:
+        UserError: the place cannot be written, or is full. Whatever else `write` raises passes as it is.
     """
-    where.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(where)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{where.name}.tmp-", dir=where.parent))
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(where)
+        temporary = Path(tempfile.mkdtemp(prefix=f"{where.name}.tmp-", dir=where.parent))
+    except OSError as error:
+        raise _unwritable(where, error) from None
     try:
         write(temporary)
         temporary.chmod(0o755)  # others may read the cache
@@ -52,8 +62,19 @@ def publish(where: Path, write: Callable[[Path], Any], replace: bool = False) ->
             if not where.is_dir():
                 raise
         sync(where.parent)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise _unwritable(where, error) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(where: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{where} cannot be written ({error.strerror}); make room there, or name another place (for the cache, by the "
+        "environment's LLM_JAX_CACHE)"
+    )
 
 
 def discard(where: Path) -> None:
@@ -80,7 +101,7 @@ def _sweep(where: Path) -> None:
     """Remove what processes that died long ago left unfinished."""
     for old in where.parent.glob(f"{where.name}.tmp-*"):
         try:
-            stale = time.time() - old.stat().st_mtime > STALE_SECONDS
+            stale = time.time() - max(path.stat().st_mtime for path in (old, *old.iterdir())) > STALE_SECONDS
         except OSError:
             continue
         if stale:

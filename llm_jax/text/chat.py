@@ -148,7 +148,7 @@ def ids(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
     end = 0
     for found in re.finditer(controls(tokenizer), text) if tokenizer.added else ():
         found_ids += _plain(text[end : found.start()], tokenizer, mark)
-        found_ids.append(tokenizer.added[found[0] if found[0] in tokenizer.added else found[0].strip()].id)
+        found_ids.append(tokenizer.added[found[found.lastindex or 0]].id)
         end = found.end()
     return found_ids + _plain(text[end:], tokenizer, mark)
 
@@ -168,11 +168,11 @@ def _plain(text: str, tokenizer: Tokenizer, mark: str) -> list[int]:
 
 
 def controls(tokenizer: Tokenizer) -> str:
-    """Return the expression of control tokens, with the white space that some take along."""
+    """Return the expression of control tokens, each a group, with the white space that some take along around it."""
     control = {literal: added for literal, added in tokenizer.added.items() if added.control}
     by_length = sorted(control, key=len, reverse=True)
     return "|".join(
-        r"\s*" * control[t].left + re.escape(t) + r"\s*" * control[t].right for t in by_length
+        r"\s*" * control[t].left + f"({re.escape(t)})" + r"\s*" * control[t].right for t in by_length
     ) or r"(?!)"  # fmt: skip
 
 

@@ -14,7 +14,7 @@ REPLACEMENT = "\ufffd"
 
 _NEWLINES = re.compile("\r\n?|\u2028|\u2029|\x85")
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff]")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]")
 
 
 def well_formed(text: str) -> str:
@@ -32,7 +32,7 @@ def normalize(
     form: str = "NFC",
     newlines: bool = True,
     controls: bool = True,
-    surrogates: str = "replace",
+    surrogates: str = "error",
 ) -> str:
     """Return the text as it is tokenized.
 
@@ -41,7 +41,7 @@ def normalize(
         form: Unicode normalisation form (UAX 15), or "none".
         newlines: CR LF, CR, NEL and the Unicode line and paragraph separators become LF.
         controls: C0 and C1 controls other than tab and newline, and byte-order marks, are dropped.
-        surrogates: lone surrogates become U+FFFD ("replace") or are refused ("error").
+        surrogates: lone surrogates, which have no UTF-8 form, are refused ("error") or become U+FFFD ("replace").
 
     Raises:
         UserError: an unknown `form` or policy, or a lone surrogate under "error"; the message gives its offset.
@@ -49,11 +49,14 @@ def normalize(
     if form not in FORMS:
         raise UserError(f"data.normalization.form={form!r} is not known; choose one of: {', '.join(FORMS)}")
     if surrogates not in SURROGATES:
-        raise UserError(f"normalize.surrogates={surrogates!r} is not known; choose one of: {', '.join(SURROGATES)}")
+        known = ", ".join(SURROGATES)
+        raise UserError(f"data.normalization.surrogates={surrogates!r} is not known; choose one of: {known}")
     repaired = well_formed(text)
-    if surrogates == "error" and repaired is not text:
-        lone = _LONE_SURROGATE.search(text)
-        raise UserError(f"the text holds the surrogate {lone[0]!r} at offset {lone.start()}" if lone else "")
+    if surrogates == "error" and repaired is not text and (lone := _LONE_SURROGATE.search(text)):
+        raise UserError(
+            f"the text holds the surrogate {lone[0]!r} at offset {lone.start()}, which UTF-8 cannot write; mend it, or "
+            "set data.normalization.surrogates=replace for U+FFFD in its place"
+        )
     text = repaired
     if newlines:
         text = _NEWLINES.sub("\n", text)

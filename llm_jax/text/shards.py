@@ -82,6 +82,7 @@ def build(
 
     Raises:
         EmptyError: there is no document, or no text in any.
+        UserError: the tokenizer makes no token of them.
     """
     root = cache.folder(cache_dir) / "shards"
     where = root / cache.key("shard", fingerprint, tokenizer.fingerprint, version=FORMAT)
@@ -100,6 +101,7 @@ def write(folder: Path, documents: Iterable[Text], tokenizer: Tokenizer) -> None
 
     Raises:
         EmptyError: there is no document, or no text in any.
+        UserError: the tokenizer makes no token of them.
     """
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -122,6 +124,8 @@ def write(folder: Path, documents: Iterable[Text], tokenizer: Tokenizer) -> None
                 append(end)
     if not any(row[2] for row in rows):
         raise EmptyError("the data hold no text: every document is empty")
+    if not written:
+        raise UserError("the tokenizer makes no token of any text of the data; choose another, by data.tokenizer")
     np.array(rows, DOCUMENT).tofile(folder / INDEX)
     meta = {
         "format": FORMAT,

@@ -72,9 +72,9 @@ def load(directory: Any) -> Tokenizer:
     folder = epath.Path(directory)
     try:
         meta = json.loads((folder / META).read_text())
-        name, wanted = meta["kind"], meta["fingerprint"]
+        name, wanted = str(meta["kind"]), meta["fingerprint"]
         files: Files = {file: (folder / Path(file).name).read_bytes() for file in meta["files"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{folder} does not hold a saved tokenizer ({META}): {error}") from None
     kind: Kind = lookup(TOKENIZERS, name, f"{folder / META}: kind")
     if fingerprint(name, files) != wanted:

@@ -83,12 +83,23 @@ def test_what_is_held_out_is_opened_without_a_training_split(options, tmp_path):
         data.whole()
 
 
-def test_the_name_of_a_refused_document_is_said(options, tmp_path):
+def test_a_surrogate_that_utf_8_cannot_write_is_refused_by_file_and_line(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "fine"}\n{"text": "\\ud800"}\n{"text": "more"}\n')
     chosen = {"files": str(tmp_path / "b.jsonl"), "held_out": 0.0}
     with pytest.raises(UserError, match=r"b\.jsonl:2: the text holds the surrogate"):
-        build(**arguments(chosen, tmp_path, source="jsonl", normalization={"surrogates": "error"})).whole()
-    assert build(**arguments(chosen, tmp_path, source="jsonl")).train.batch(0)["tokens"].shape == (4, 8)
+        build(**arguments(chosen, tmp_path, source="jsonl")).whole()
+    replaced = {"surrogates": "replace"}
+    data = build(**arguments(chosen, tmp_path, source="jsonl", normalization=replaced))
+    assert data.train.batch(0)["tokens"].shape == (4, 8)
+
+
+def test_a_nul_is_a_character_like_another_where_controls_are_kept(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"a\0b")
+    for controls, text in ((True, b"ab"), (False, b"a\0b")):
+        chosen = {"files": str(tmp_path / "a.txt"), "held_out": 0.0}
+        given = {"source": "text", "tokenizer": tokenizers.build("bytes"), "seq_len": 2, "batch_size": 1}
+        data = build(**arguments(chosen, tmp_path, **given, normalization={"controls": controls}))
+        assert data.train.batch(0)["targets"].tolist() == [[*text[:2]]]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from llm_jax.core.table import UserError
 from llm_jax.data import sources
 from llm_jax.data.sources import SOURCES, open_source
+from llm_jax.text.normalize import normalize
 
 LINES = [f"document number {i} " * (1 + i % 5) for i in range(200)]
 
@@ -200,3 +201,23 @@ def test_an_unknown_source_or_split_is_named():
         open_source("json", {}, "train")
     with pytest.raises(UserError, match="choose one of: train, validation"):
         open_source("sotu", {}, "test")
+
+
+def test_a_row_of_parquet_that_is_not_utf_8_is_named(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    raw = pyarrow.array([b"fine", b"a\xff"], pyarrow.binary())
+    broken = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": broken}), tmp_path / "a.parquet")
+    documents = open_source("parquet", {"files": str(tmp_path / "a.parquet"), "held_out": 0.0}, "train")
+    with pytest.raises(UserError, match=r"a\.parquet: row 1 of row group 0: column 'text' is not UTF-8 \(byte 0xff"):
+        list(documents)
+
+
+def test_bytes_of_tfds_that_are_not_utf_8_are_refused_when_they_are_normalised():
+    document = sources._tfds_document([{"text": "é".encode()}, {"text": b"a\xff"}], "text", "name", 1)
+    assert document.name == "name:1"
+    with pytest.raises(UserError, match="offset 1"):
+        normalize(document.text)
+    assert normalize(document.text, surrogates="replace") == "a\ufffd"

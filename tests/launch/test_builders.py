@@ -210,7 +210,7 @@ def test_a_value_that_would_end_a_line_of_sbatch_is_refused(field, text):
 def test_each_workdir_has_a_name_of_its_own_that_every_target_takes(workdir):
     name = named(None, workdir)
     assert named(name, "other") == name
-    assert name == named(None, workdir) != named(None, workdir + "2")
+    assert name == named(None, workdir) == named(None, workdir.rstrip("/") + "/") != named(None, workdir + "2")
 
 
 def test_what_is_missing_is_refused_in_a_real_run_with_how_to_give_it(nothing, capsys):

@@ -1,7 +1,9 @@
 """Jobs elsewhere from beginning to end, beside programs that fail, hang, half-succeed and change their minds."""
 
+import itertools
 import json
 import os
+import pathlib
 import subprocess
 import time
 
@@ -91,6 +93,13 @@ def test_a_slurm_job_is_submitted_once_and_ends_the_launcher_with_its_code(accou
     assert (fakes.folder / "sbatch.stdin").read_text().startswith("#!/bin/bash\n#SBATCH --job-name=job")
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING", "PENDING", "REQUEUED"])
+def test_a_slurm_job_whose_end_is_not_accounted_for_yet_is_asked_for_again(state, fakes):
+    fakes.answer("squeue", "", "echo RUNNING", "echo RUNNING", "")
+    fakes.answer("sacct", f"echo '{state}|0:0'", "echo 'COMPLETED|0:0'")
+    assert started(*SLURM) == 0
+
+
 def test_what_fails_at_first_is_tried_again_and_what_always_fails_is_told(fakes, capsys):
     fakes.answer("sbatch", "exit 1", "exit 1", "echo 7")
     fakes.answer("squeue", "", "", "", "echo RUNNING", "")
@@ -166,13 +175,25 @@ def test_chips_that_are_taken_away_are_queued_for_again_and_given_back_at_the_en
 
 def test_training_that_stops_is_started_again_on_the_same_chips_so_often_and_no_more(fakes):
     fakes.answer("gcloud-describe", GONE, state("ACTIVE"))
-    fakes.answer("gcloud-ssh", "echo 'llm_jax: exit 75'; echo 'llm_jax: exit 0'; exit 1")
     fakes.answer("gcloud-ssh", *[s for _ in range(3) for s in ("", "echo 'llm_jax: exit 75'; exit 1")])
     assert started(*VM, "--restarts=2") == 75
     assert fakes.calls("gcloud-ssh") == 6 and fakes.order("gcloud-create", "gcloud-delete") == [
         "gcloud-create",
         "gcloud-delete",
     ]
+
+
+def test_chips_that_somebody_gave_back_meanwhile_are_not_queued_for_again(fakes, capsys):
+    fakes.answer("gcloud-describe", GONE, state("ACTIVE"), state("ACTIVE"), state("DELETING"), GONE)
+    fakes.answer("gcloud-ssh", "", "echo 'llm_jax: exit 75'; exit 1")
+    assert started(*VM) == 1
+    assert fakes.calls("gcloud-create") == 1
+    assert "job is gone: somebody ended it" in capsys.readouterr().out
+
+
+def test_chips_that_could_not_be_had_are_a_failure(fakes):
+    fakes.answer("gcloud-describe", GONE, state("FAILED"))
+    assert started(*VM, "--restarts=0") == 1
 
 
 def test_a_run_that_is_refused_on_its_hosts_is_not_started_again(fakes):
@@ -232,11 +253,29 @@ def test_a_program_that_is_not_installed_is_named(monkeypatch, tmp_path, capsys)
     assert "squeue is not installed here" in capsys.readouterr().err
 
 
-def test_a_command_that_hangs_is_ended_with_all_that_it_started():
-    before = time.monotonic()
-    result = execute.run(Command(("sh", "-c", "sleep 1000 & echo $! >&2; wait"), "x"), Patience(timeout=0.2))
+def test_pauses_grow_up_to_the_longest_and_never_end():
+    pauses = list(itertools.islice(Patience(first=2.0, longest=60.0).pauses(), 2000))
+    assert pauses[:6] == [2, 4, 8, 16, 32, 60] and set(pauses[6:]) == {60}
+
+
+def test_what_a_program_says_may_be_in_any_encoding():
+    result = execute.run(Command(("sh", "-c", r"printf 'caf\351'; printf '\377' >&2"), "x"), Patience())
+    assert (result.code, result.out, result.err) == (0, "caf\ufffd", "\ufffd")
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path):
+    before, child = time.monotonic(), tmp_path / "child"
+    command = Command(("sh", "-c", f"sleep 1000 & echo $! > {child}; wait"), "x")
+    result = execute.run(command, Patience(timeout=0.2))
     assert result.code is None and time.monotonic() - before < 5
-    assert not subprocess.run(["pgrep", "-f", "sleep 1000 & echo"], capture_output=True, text=True).stdout
+    left = pathlib.Path("/proc", child.read_text().strip(), "cmdline")
+    assert not left.exists() or not left.read_bytes()  # of one that is dead and that nobody has buried
+
+
+def test_a_command_has_ended_though_what_it_started_holds_its_output():
+    """As ssh does that leaves a connection open for the next one."""
+    result = execute.run(Command(("sh", "-c", "echo out; echo err >&2; sleep 9 & exit 3"), "x"), Patience(timeout=4))
+    assert (result.code, result.out, result.err) == (3, "out\n", "err\n")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +312,22 @@ def test_a_host_starts_training_once_is_attached_to_again_and_tells_its_code(tmp
     out, _ = second.communicate(timeout=20)
     assert out == "step 2\nllm_jax: exit 75\n" and second.returncode == 75
     assert (folder / "starts").read_text() == "started\n"
+
+
+def test_a_host_that_is_attached_to_twice_while_it_is_made_ready_starts_training_once(tmp_path):
+    (tmp_path / "job").mkdir()
+    (tmp_path / "python3").write_text("#!/bin/sh\nsleep 0.2\n")
+    (tmp_path / "python3").chmod(0o755)
+    env = {**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    train = "echo started >> starts; while [ ! -f go ]; do sleep 0.05; done"
+    command = ["sh", "-c", tpu_vm.shell(tpu_vm.HOST, "job", "sh", "-c", train)]
+    both = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    while not (tmp_path / "job" / "starts").exists():
+        time.sleep(0.02)
+    time.sleep(0.5)
+    (tmp_path / "job" / "go").touch()
+    assert [process.communicate(timeout=20)[0] for process in both] == ["llm_jax: exit 0\n"] * 2
+    assert (tmp_path / "job" / "starts").read_text() == "started\n"
 
 
 def test_a_host_that_is_to_end_lets_training_save(tmp_path):

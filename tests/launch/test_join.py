@@ -43,6 +43,26 @@ def test_slurm_and_open_mpi_4_are_left_to_jax_which_agrees(monkeypatch):
         assert known[0].split(":")[0] == wanted.split(":")[0]
 
 
+def test_what_mpirun_starts_within_a_slurm_job_is_a_process_of_mpirun():
+    inherited = {**SLURM, "SLURM_PROCID": "0"}  # of the daemon that started it
+    assert found({**inherited, **MPI4}) == {"cluster_detection_method": "ompi"}
+    assert found({**inherited, **MPI5, "JAX_COORDINATOR_ADDRESS": "host:1"})["process_id"] == 1
+
+
+def test_an_interrupt_ends_one_of_several_processes_as_it_ends_a_single_one(monkeypatch, capfd):
+    from llm_jax.mesh import join
+
+    codes = []
+    monkeypatch.setattr(join, "join", lambda: True)
+    monkeypatch.setattr(join.os, "_exit", codes.append)
+    for error in (KeyboardInterrupt(), UserError("the user's"), RuntimeError("ours")):
+        with join.joined():
+            raise error
+    assert codes == [130, 2, 1]
+    said = capfd.readouterr().err
+    assert "llm_jax: interrupted" in said and "KeyboardInterrupt" not in said and "RuntimeError: ours" in said
+
+
 def test_open_mpi_5_on_one_host_meets_on_the_loopback_address_at_a_port_of_the_job():
     where = [found({**MPI5, "OMPI_COMM_WORLD_LOCAL_SIZE": "2", "OMPI_COMM_WORLD_RANK": rank}) for rank in "01"]
     assert {w["coordinator_address"] for w in where} == {where[0]["coordinator_address"]}
@@ -86,8 +106,9 @@ def test_hosts_of_tpus_are_left_to_jax_unless_one_is_alone(environ, method):
         ({**TOLD, "JAX_PROCESS_ID": "4"}, "process 4 of 4"),
         ({**JOB, "JAX_COORDINATOR_ADDRESS": ""}, "JAX_COORDINATOR_ADDRESS=HOST:PORT"),
         ({**SLURM, "SLURM_NTASKS": ""}, "SLURM_NTASKS=''"),
+        ({"TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "x"}, "MEGASCALE_NUM_SLICES='x' must be a whole"),
     ],
 )
 def test_an_environment_that_contradicts_itself_is_refused(environ, complaint):
     with pytest.raises(UserError, match=complaint):
-        found(environ)
+        found(environ, on_tpu=True)

@@ -82,7 +82,7 @@ def test_a_rank_that_is_killed_costs_only_the_way_back_to_the_last_checkpoint(vi
             break
     code, said = ended(run, said)
     assert code == 0, said
-    assert "all start again from the last checkpoint" in said
+    assert f"rank {victim} was ended by signal 9" in said and "all start again from the last checkpoint" in said
     same_run(alone, workdir)
 
 

@@ -73,7 +73,19 @@ def test_one_that_dies_ends_the_others_and_all_start_again_until_it_goes_well(vi
 def test_so_often_and_no_more(tmp_path):
     code, said = outcome(tmp_path, "echo x >> $FOLDER/starts; exit 134", restarts=3)
     assert code == 1 and (tmp_path / "starts").read_text().count("x") == 4
-    assert "after each of 3 restarts" in said[-1]
+    assert said[-1] == "rank 0 ended with 134; that was the last of 3 restarts"
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_rank_that_died_first_is_named_with_its_signal_and_the_way_out(victim, tmp_path):
+    loss = "while [ ! -f $FOLDER/dead ]; do sleep 0.01; done; sleep 0.1; exit 1"
+    scripts = [loss, loss]
+    scripts[victim] = "touch $FOLDER/dead; kill -9 $$"
+    code, (said,) = outcome(tmp_path, *scripts, restarts=0)
+    assert code == 1 and said.startswith(f"rank {victim} was ended by signal 9 (Killed); ")
+    assert "for want of memory: give fewer --ranks" in said
+    code, (said,) = outcome(tmp_path, "sleep 5", "kill -ABRT $$", restarts=0)
+    assert code == 1 and said == "rank 1 was ended by signal 6 (Aborted)"
 
 
 @pytest.mark.parametrize(("first", "second", "code"), [(2, 1, 2), (1, 2, 2), (2, 2, 2), (75, 75, 75), (0, 75, 75)])
@@ -125,6 +137,13 @@ def test_a_workdir_has_one_launcher_at_a_time(tmp_path):
     with files.lock(epath.Path(tmp_path / "run")), pytest.raises(UserError, match="it runs already"):
         outcome(tmp_path, "exit 0")
     assert outcome(tmp_path, "exit 0")[0] == 0
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nowhere"])
+def test_a_workdir_that_cannot_be_made_is_the_users_to_name_anew(place, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"--workdir=.*{place} cannot be used: .*; name another"):
+        supervise(lambda port: [], str(tmp_path / place), 0, SWIFT, print)
 
 
 def test_ranks_are_told_to_save_when_their_launcher_is_killed(tmp_path):

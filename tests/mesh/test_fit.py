@@ -1,7 +1,5 @@
 """Plans that do not fit a model: what is refused, why, and what is proposed instead."""
 
-import math
-
 import jax.numpy as jnp
 import pytest
 
@@ -72,5 +70,4 @@ def test_one_device_fits_every_model():
 def test_the_nearest_of_thousands_of_devices_is_found_among_all_factors():
     sizes = {"data": 4, "fsdp": 128, "tensor": 16}
     found = fit.nearest(sizes, plan.RULES, declared(width=2880, heads=40, hidden=2880, experts=32))
-    assert found == {"data": 4, "fsdp": 64, "tensor": 8, "expert": 4} or math.prod(found.values()) == 8192
-    assert fit.misfit(found, plan.RULES, declared(width=2880, heads=40, hidden=2880, experts=32)) is None
+    assert found == {"data": 16, "fsdp": 64, "tensor": 8, "expert": 1}

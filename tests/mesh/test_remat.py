@@ -1,3 +1,5 @@
+"""What a backward pass keeps by name, or sends to its host: less memory or more, and never another gradient."""
+
 import functools
 from dataclasses import replace
 

@@ -1,6 +1,7 @@
 """Killed writers, damaged files, full disks: what is listed is whole, and what is damaged is never believed."""
 
 import contextlib
+import errno
 import gc
 import os
 import pathlib
@@ -15,11 +16,12 @@ import time
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from llm_jax.core.table import UserError
-from llm_jax.store import verify
+from llm_jax.store import commit, files, verify
 from llm_jax.store.checkpoint import Checkpoints
-from llm_jax.store.manifest import CorruptCheckpointError
+from llm_jax.store.manifest import CorruptCheckpointError, Manifest
 from llm_jax.store.retention import Keep
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -182,6 +184,73 @@ def test_a_full_disk_fails_that_save_alone(tmp_path):
         store.wait()
         assert store.last_error is None
         assert equal(store.restore(FORM)[0], 3)
+
+
+def test_a_step_stays_until_the_one_that_replaces_it_is_in_its_place(store, monkeypatch):
+    remove, found = type(store.directory).rmtree, []
+
+    def rmtree(path, **options):
+        if path.name.startswith("3."):
+            found.append(equal(Checkpoints(store.directory).restore(FORM, step=3)[0], 4))
+        remove(path, **options)
+
+    monkeypatch.setattr(type(store.directory), "rmtree", rmtree)
+    store.save(3, state(4))
+    store.wait()
+    assert store.last_error is None and found == [True] and not list(store.directory.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("broken", ["write_json", "sync_tree"])
+def test_a_process_whose_commit_fails_lets_the_others_go_on(rank, broken, tmp_path, monkeypatch):
+    """They wait for it at barriers, for twenty minutes where it does not come."""
+    met = []
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(commit.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(commit.jax, "process_index", lambda: rank)
+    monkeypatch.setattr(commit.processes, "barrier", lambda name: met.append(name.split()[0]))
+    monkeypatch.setattr(commit.files, broken, full)
+    work = epath.Path(tmp_path / "1.tmp")
+    work.mkdir()
+    (tmp_path / "1.tmp" / f"digests.{1 - rank}.json").write_text("{}")
+    with contextlib.suppress(OSError):
+        commit.commit(work, Manifest(step=1, leaves={}), {})
+    assert met == ["digests", "committed"]
+
+
+def test_on_an_object_store_a_step_without_its_last_file_does_not_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "is_local", lambda path: False)
+    with Checkpoints(tmp_path, Keep(last=2)) as store:
+        for step in (1, 2, 2):
+            store.save(step, state(step))
+        store.wait()
+        assert store.last_error is None and store.steps() == [1, 2] and equal(store.restore(FORM)[0], 2)
+        remove = type(store.directory).rmtree
+
+        def killed(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(type(store.directory), "rmtree", killed)
+        for doomed in (lambda: commit.remove(store.directory, [1]), lambda: commit.prepare(store.directory, 2)):
+            with pytest.raises(KeyboardInterrupt):
+                doomed()
+        monkeypatch.setattr(type(store.directory), "rmtree", remove)
+        assert (tmp_path / "1").exists() and store.steps() == []
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT])
+def test_trouble_of_this_machine_is_not_taken_for_damage(number, store, monkeypatch):
+    def trouble(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(verify.manifest, "read", trouble)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        store.restore(FORM)
+    monkeypatch.undo()
+    assert store.steps() == [1, 2, 3] and equal(store.restore(FORM)[0], 3)
 
 
 def test_a_directory_that_cannot_be_made_fails_the_save_and_not_the_run(tmp_path):

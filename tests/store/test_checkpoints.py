@@ -85,6 +85,12 @@ def test_python_numbers_come_back_as_arrays_of_no_dimensions(store):
     assert found == saved and all(isinstance(x, np.ndarray) and x.shape == () for x in found.values())
 
 
+def test_numbers_of_another_byte_order_come_back_in_this_machines(store):
+    store.save(1, {"a": np.arange(3, dtype=">f4")})
+    found = store.restore(step=1)[0]["a"]
+    assert found.dtype == np.float32 and found.tolist() == [0, 1, 2]
+
+
 def test_leaves_come_back_where_their_shardings_say(store):
     saved = {"w": jnp.arange(64.0).reshape(8, 8), "b": jnp.ones(3, jnp.bfloat16), "key": jax.random.key(1)}
     mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 
@@ -71,6 +72,26 @@ def test_a_log_that_cannot_be_written_stops_nobody(tmp_path):
     assert not append_event(Workdir(tmp_path / "absent"), "saved", step=1)
 
 
+def test_a_line_of_which_the_disk_took_a_part_is_told_as_lost(tmp_path):
+    workdir = Workdir(tmp_path)
+    assert append_event(workdir, "saved", step=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (workdir.events.stat().length + 7, limits[1]))
+    try:
+        assert not append_event(workdir, "saved", step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert append_event(workdir, "saved", step=3)
+    assert [e["step"] for e in files.read_lines(workdir.events)] == [1, 3]
+
+
+@pytest.mark.parametrize("torn", ["17", "null", '"saved"', "[" * 100_000])
+def test_what_is_no_object_is_no_line_of_a_log(torn, tmp_path):
+    path = epath.Path(tmp_path / "events.jsonl")
+    path.write_text(f'{torn}\n{{"step": 1}}\n')
+    assert files.read_lines(path) == [{"step": 1}]
+
+
 def test_the_size_of_every_file_below_a_directory_is_known(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "c").write_bytes(b"123")
@@ -101,7 +122,7 @@ def test_a_second_job_is_refused_until_the_first_one_dies(tmp_path):
     with files.lock(epath.Path(tmp_path)), pytest.raises(UserError, match="this very process"):
         files.lock(epath.Path(tmp_path))
     with files.lock(epath.Path(tmp_path)):
-        assert json.dumps((tmp_path / "lock").read_text())
+        assert (tmp_path / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_a_relative_workdir_is_one_place_wherever_the_process_goes(tmp_path, monkeypatch):

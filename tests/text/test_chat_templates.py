@@ -56,6 +56,16 @@ def test_the_ids_are_those_of_the_tokenizers_library(engine, words):
         assert chat.encode(CHATML, words, messages) == wanted
 
 
+def test_a_control_token_that_ends_in_white_space_is_found_with_what_it_takes_along(engine, tmp_path):
+    theirs = Engine.from_str(engine.to_str())
+    theirs.add_special_tokens([AddedToken(" <end>\n", lstrip=True, rstrip=True, special=True)])
+    theirs.save(str(tmp_path / "tokenizer.json"))
+    words = tokenizers.build("huggingface", {"path": str(tmp_path)})
+    template = "{{ messages[0].content }}   <end>\n \n"
+    wanted = theirs.encode("hello   <end>\n \n", add_special_tokens=False).ids
+    assert chat.encode(template, words, HELLO) == wanted and wanted[-1] == words.added[" <end>\n"].id
+
+
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
 @pytest.mark.parametrize(
     "typed",

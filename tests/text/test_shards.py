@@ -1,5 +1,7 @@
 """Token shards: whole or not at all, never wrong without a word."""
 
+import dataclasses
+import errno
 import logging
 import multiprocessing
 import os
@@ -111,6 +113,37 @@ def test_what_a_dead_process_left_is_swept(tokenizer, tmp_path):
     os.utime(stale, (time.time() - 2 * cache.STALE_SECONDS,) * 2)
     shards.build(DOCUMENTS, tokenizer, "f", tmp_path)
     assert fresh.exists() and not stale.exists()
+
+
+def test_a_folder_that_is_still_written_into_is_not_swept(tokenizer, tmp_path):
+    where = tmp_path / "shards" / cache.key("shard", "f", tokenizer.fingerprint, version=shards.FORMAT)
+    slow = where.with_name(f"{where.name}.tmp-slow")
+    slow.mkdir(parents=True)
+    (slow / "tokens.bin").touch()
+    os.utime(slow, (time.time() - 2 * cache.STALE_SECONDS,) * 2)
+    shards.build(DOCUMENTS, tokenizer, "f", tmp_path)
+    assert slow.exists()
+
+
+def test_texts_of_which_no_token_is_left_are_refused(tmp_path):
+    nothing = dataclasses.replace(tokenizers.build("bytes"), eos_id=None, to_ids=lambda text: np.zeros(0, np.int32))
+    with pytest.raises(UserError, match="makes no token of"):
+        shards.build(DOCUMENTS, nothing, "f", tmp_path)
+    assert not list((tmp_path / "shards").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_the_way_out(tokenizer, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file/shards/.* cannot be written \(Not a dir.*LLM_JAX_CACHE"):
+        shards.build(DOCUMENTS, tokenizer, "f", tmp_path / "file")
+
+    def full(folder):
+        (folder / "half").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match=r"a cannot be written \(No space left.*LLM_JAX_CACHE"):
+        cache.publish(tmp_path / "a", full)
+    assert not list(tmp_path.glob("a*"))
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):

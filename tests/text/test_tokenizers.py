@@ -265,6 +265,7 @@ def test_a_model_that_holds_its_control_tokens_never_finds_them_in_a_text(tmp_pa
         ("bpe", {"vocab_size": 100}, "too small"),
         ("huggingface", {}, "tokenizer.path is required"),
         ("huggingface", {"path": "/nowhere/tokenizer.json"}, "cannot be read"),
+        ("sentencepiece", {"path": "a\0b"}, "cannot be read"),
     ],
 )
 def test_a_wrong_option_is_named_with_the_way_out(name, options, message):
@@ -279,6 +280,63 @@ def test_a_broken_file_is_refused_in_the_users_words(kind, content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError):
         tokenizers.build(kind, {"path": str(path)})
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("[]", "tokenizer_config.json must be a JSON object"),
+        ("null", "tokenizer_config.json must be a JSON object"),
+        ('{"eos_token": 5}', "eos_token=5 is no token"),
+        ('{"bos_token": {}}', "bos_token={} is no token"),
+    ],
+)
+def test_a_broken_configuration_of_control_tokens_is_refused(config, message, built, tmp_path):
+    built["bpe"].save(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    with pytest.raises(UserError, match=message):
+        tokenizers.build("huggingface", {"path": str(tmp_path)})
+
+
+WORDS = {
+    "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": None, "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"C": 0, "G": 1}, "unk_token": "[UNK]"},
+}  # fmt: skip
+
+
+def test_a_text_that_a_vocabulary_cannot_tell_is_quoted(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps(WORDS))
+    tokenizer = tokenizers.build("huggingface", {"path": str(tmp_path)})
+    assert tokenizer.encode("G C").tolist() == [1, 0]
+    with pytest.raises(UserError, match=r"cannot encode 'G T'.*\[UNK\]"):
+        tokenizer.encode("G T")
+
+
+def test_a_tokenizer_of_no_token_is_refused(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**WORDS, "model": {**WORDS["model"], "vocab": {}}}))
+    with pytest.raises(UserError, match="has no token"):
+        tokenizers.build("huggingface", {"path": str(tmp_path)})
+
+
+@pytest.mark.parametrize("rank", [-1, 1 << 31, 1 << 64])
+def test_a_rank_that_is_no_token_id_is_refused(rank, built, tmp_path):
+    ranks = built["tiktoken"].files["vocabulary.tiktoken"]
+    path, good = tmp_path / "ranks.tiktoken", tmp_path / "good.tiktoken"
+    good.write_bytes(ranks)
+    path.write_bytes(ranks + b"\neHl6eHl6 %d\n" % rank)
+    with pytest.raises(UserError, match=rf"{rank} is no id of a token"):
+        tokenizers.build("tiktoken", {"path": str(path)})
+    with pytest.raises(UserError, match=rf"data.tokenizer.eos_id={rank} is no id of a token"):
+        tokenizers.build("tiktoken", {"path": str(good), "eos_id": rank})
+
+
+@pytest.mark.parametrize("meta", ["[" * 100_000, '{"kind": ["bytes"], "fingerprint": "", "files": []}'])
+def test_a_damaged_description_of_a_saved_tokenizer_is_refused(meta, built, tmp_path):
+    built["bytes"].save(tmp_path)
+    (tmp_path / "tokenizer_meta.json").write_text(meta)
+    with pytest.raises(UserError, match=r"tokenizer_meta\.json"):
+        tokenizers.load(tmp_path)
 
 
 def test_importing_the_rooms_does_not_import_jax():

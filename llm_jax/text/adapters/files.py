@@ -19,8 +19,9 @@ def content_of(path: Any) -> bytes:
     """
     try:
         return epath.Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UserError(f"data.tokenizer.path={str(path)!r} cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a NUL is no OSError
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"data.tokenizer.path={str(path)!r} cannot be read: {why}") from None
 
 
 def spaced_bytes(token: str) -> bytes:

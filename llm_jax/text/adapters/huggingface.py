@@ -28,17 +28,25 @@ def make(
     file = where / FILE if where.is_dir() else where
     content, config = content_of(file), file.parent / "tokenizer_config.json"
     named = read_json({config.name: config.read_bytes()}, config.name, str(config.parent)) if config.exists() else {}
-    tokens = [(named.get(f"{role}_token"), given) for role, given in zip(ROLES, (eos, bos, pad), strict=True)]
-    if not _starts_texts(content, named):
-        tokens[1] = (None, bos)
-    texts_of = [given or (old["content"] if isinstance(old, dict) else old) for old, given in tokens]
-    return {FILE: content, CONTROLS: json.dumps(dict(zip(ROLES, texts_of, strict=True))).encode()}
+    if not isinstance(named, dict):
+        raise UserError(f"{config} must be a JSON object, with eos_token and the like")
+    tokens = {role: _text(named.get(f"{role}_token"), f"{config}: {role}_token") for role in ROLES}
+    if not _starts_texts(content, named, tokens["bos"]):
+        tokens["bos"] = None
+    texts_of = {role: given or tokens[role] for role, given in zip(ROLES, (eos, bos, pad), strict=True)}
+    return {FILE: content, CONTROLS: json.dumps(texts_of).encode()}
 
 
-def _starts_texts(content: bytes, named: Any) -> bool:
-    """Say whether a tokenizer.json, or the configuration beside it, puts the token `bos` before a text."""
-    bos = named.get("bos_token")
-    text = bos["content"] if isinstance(bos, dict) else bos
+def _text(token: Any, where: str) -> str | None:
+    """Return the text of a token, which is one or an object with one as its `content`."""
+    text = token.get("content", token) if isinstance(token, dict) else token
+    if not isinstance(text, str | None):
+        raise UserError(f"{where}={token!r} is no token; write its text, or null")
+    return text
+
+
+def _starts_texts(content: bytes, named: Any, text: str | None) -> bool:
+    """Say whether a tokenizer.json, or the configuration beside it, puts the token `text` before a text."""
     if isinstance(named.get("add_bos_token"), bool):
         return bool(named["add_bos_token"])
     try:
@@ -61,11 +69,17 @@ def read(files: Files) -> Tokenizer:
     kinds = json.dumps(spec.get("decoder"))
     piece_bytes = _piece_bytes(kinds)
     tokens = {i: token for token, i in engine.get_vocab(with_added_tokens=True).items()}
+    if not tokens:
+        raise UserError(f"{FILE} has no token in its vocabulary; give the file of a trained tokenizer")
     vocabulary = [b""] * (max(tokens) + 1)
     for i, token in tokens.items():
         vocabulary[i] = b"" if i in control else token.encode() if i in plain else piece_bytes(token)
     joins = '"ByteLevel"' in kinds
     roles = read_json(files, CONTROLS, "tokenizer 'huggingface'")
+    try:
+        frame, between = _frame(engine), _between(engine)
+    except Exception:  # "a" is not in its vocabulary, and nothing stands for what is not
+        frame, between = ((), ()), None
     return Tokenizer(
         kind="huggingface",
         files=files,
@@ -74,8 +88,8 @@ def read(files: Files) -> Tokenizer:
         to_text=join_bytes(vocabulary) if joins else lambda ids: engine.decode(ids, skip_special_tokens=True),
         joins=joins,
         added={t["content"]: _added(t) for t in spec.get("added_tokens", []) if t["content"]},
-        frame=_frame(engine),
-        between=_between(engine),
+        frame=frame,
+        between=between,
         **{f"{role}_id": _control_id(engine, role, roles[role]) for role in ROLES},
     )
 

@@ -14,6 +14,7 @@ from llm_jax.text.bpe import EOS
 
 RANKS = "vocabulary.tiktoken"
 PIECE_CHARACTERS = 50_000
+MOST = 1 << 24  # ids; the largest vocabularies in use have about 2**18
 
 PATTERNS = {
     "gpt2": r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s",
@@ -47,6 +48,8 @@ def read(files: Files) -> Tokenizer:
         raise UserError("data.tokenizer.name='tiktoken' needs `pip install tiktoken`") from None
     meta, ranks = read_json(files, CONTROLS, "tokenizer 'tiktoken'"), _ranks(files[RANKS])
     eos = max(ranks.values()) + 1 if meta["eos_id"] is None else meta["eos_id"]
+    if not 0 <= eos < MOST:
+        raise UserError(f"data.tokenizer.eos_id={eos} is no id of a token; the last rank is {max(ranks.values())}")
     if eos in set(ranks.values()):
         raise UserError(f"data.tokenizer.eos_id={eos} is already the id of a token")
     vocabulary = [b""] * (max(*ranks.values(), eos) + 1)
@@ -80,9 +83,11 @@ def _ranks(content: bytes) -> dict[bytes, int]:
             continue
         try:
             token, rank = line.split()
-            ranks[base64.b64decode(token, validate=True)] = int(rank)
+            ranks[base64.b64decode(token, validate=True)] = found = int(rank)
         except (ValueError, binascii.Error):
             raise UserError(f"{RANKS}: line {number} is not 'base64 rank': {line[:40]!r}") from None
+        if not 0 <= found < MOST:
+            raise UserError(f"{RANKS}: line {number}: {found} is no id of a token")
     if any(bytes([i]) not in ranks for i in range(256)) or len(set(ranks.values())) != len(ranks):
         raise UserError(f"{RANKS}: the ranks repeat or do not cover all 256 bytes")
     return ranks
