@@ -83,15 +83,17 @@ class Measured:
 def measured(workdir: str, data: str, rows: int, batches: int | None) -> Measured:
     """Return the measures of a workdir."""
     opened = open_run(workdir)
-    params, judge, loader = opened.params(), evaluator(opened.model, opened.objective), held_out(opened, data)
+    params, loader = opened.params(), held_out(opened, data)
+    judge = evaluator(opened.model, opened.objective, opened.resolved.values["train"]["learner"])
     found = evaluate.held_out(judge, params, loader, rows, batches)
     few = list(loader.once(rows, limit=min(8, batches or 8)))
     greedy = Sampling(temperature=0.0)
     prepared = unstacked(opened.model, params)  # type: ignore[arg-type]
 
     def read() -> int:
+        sums = judge.of(params, rows)
         for batch in few:
-            jax.block_until_ready(judge.sums(params, batch))
+            jax.block_until_ready(sums(batch))
         return sum(batch["tokens"].size for batch in few)
 
     def write() -> int:

@@ -12,8 +12,8 @@ from dataclasses import replace
 import llm_jax
 from llm_jax.data.sources import open_source
 from llm_jax.run.config import construct
-from llm_jax.run.generate import continuations
 from llm_jax.run.parts.sampling import Sample
+from llm_jax.run.texts.continued import continuations
 
 WORD = re.compile(r"[A-Za-z]+(?:['’][A-Za-z]+)*")
 

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from llm_jax.data.build import Component, open_shards, training_texts
+from llm_jax.data.mixture import Component, open_shards, training_texts
 from llm_jax.text import tokenizers
 
 

@@ -46,7 +46,7 @@ def main() -> int:
     ours = [row for row in rows if row["split"] == "validation"][-1]
     about = json.loads(run.workdir.run.read_text())
     seconds = rows[-1]["time"] - about["started"]
-    of = evaluator(run.trained, run.objective).over["loss"]
+    of = evaluator(run.trained, run.objective, run.config.train.learner).over["loss"]
     print(f"\n{Path(given.config).name}, {ours['weight']:,.0f} held-out {of}; seconds of wall time on this machine\n")
     show(f"llm_jax {run.config.model.name}", ours, seconds)
     for name, found, took in foreign(run):

@@ -84,12 +84,12 @@ class Program:
 
 def tokens_of(cell: str, scratch: Path) -> Path:
     """Write the tokens that the library trains on in this cell as a file of uint16, and return it."""
-    from llm_jax.data.build import Component, open_shards
+    from llm_jax.data.mixture import Component, open_shards
     from llm_jax.run import build
     from llm_jax.run.config import load_recipe, resolve
 
     parts, _ = build.check(resolve(load_recipe(f"{ROOT}/benchmarks/cells.py:{cell}")))
-    words = build.tokenizer(parts)
+    words = build.tokenizer(parts.data)
     shard = open_shards(Component("sotu", {}, 1.0), "train", 0, words)[0]
     path = scratch / f"tokens_{cell}.bin"
     np.asarray(shard.tokens, np.uint16).tofile(path)

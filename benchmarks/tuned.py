@@ -28,6 +28,7 @@ from llm_jax.evals import generation
 from llm_jax.run import build, evaluate
 from llm_jax.run.judge.kinds import evaluator
 from llm_jax.run.open_run import OpenRun, open_run
+from llm_jax.run.parts.models import form as form_of
 
 
 def main() -> int:
@@ -43,12 +44,12 @@ def main() -> int:
     values = run.resolved.values
     begun = open_run(values["init_from"])
     built = build.build(run.resolved, words=run.tokenizer, template=run.template)
-    held_out, form, stops = built.data.validation, build.form(values["data"]["form"]), run.stops
+    held_out, form, stops = built.data.validation, form_of(values["data"]["form"]), run.stops
     assert held_out is not None and isinstance(form, Chat)
     rows = values["eval"]["batch_size"] or values["data"]["batch_size"]
     table: list[tuple[str, float, list[str]]] = []
     for name, each in (("before", begun), (f"llm_jax, {values['adapt']['name']}", run)):
-        params, judge = each.params(), evaluator(run.model, run.objective)
+        params, judge = each.params(), evaluator(run.model, run.objective, values["train"]["learner"])
         loss = evaluate.held_out(judge, params, held_out, rows)["loss"].value
         made = list(
             evaluate.written(

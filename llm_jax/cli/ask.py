@@ -61,7 +61,7 @@ def answering(opened: "OpenRun", step: int | None) -> Callable[[Sequence[str], S
     from llm_jax.data.examples.pairs import Answers
     from llm_jax.data.examples.passages import Passages
     from llm_jax.evals.tuned import answered, spans
-    from llm_jax.run.generate import decoding
+    from llm_jax.run.texts.prompts import decoding
     from llm_jax.text.normalize import normalize
 
     data = opened.resolved.values["data"]

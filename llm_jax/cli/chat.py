@@ -11,7 +11,7 @@ from llm_jax.core import checks
 from llm_jax.core.table import UserError
 
 if TYPE_CHECKING:
-    from llm_jax.run.generate import Conversation
+    from llm_jax.run.texts.conversation import Conversation
 
 DRAWN = ("tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 ANSWER = 512  # tokens of an answer at most, unless --tokens says otherwise; half of a window that is too small for it
@@ -72,9 +72,10 @@ def opened(flags: Namespace, given: dict[str, Any]) -> "Conversation":
     """
     from llm_jax.decode.sample import unstacked
     from llm_jax.run.config import construct
-    from llm_jax.run.generate import Conversation, decoding
     from llm_jax.run.open_run import open_run
     from llm_jax.run.parts.sampling import SEARCHING, Sample
+    from llm_jax.run.texts.conversation import Conversation
+    from llm_jax.run.texts.prompts import decoding
 
     found = open_run(flags.workdir)
     place = found.workdir

@@ -135,9 +135,9 @@ def _evaluate(flags: Any) -> int:
     from llm_jax.objectives.masked import mask_of
     from llm_jax.run import evaluate
     from llm_jax.run.exchange.reference import beside
-    from llm_jax.run.generate import latent
     from llm_jax.run.judge import kinds
     from llm_jax.run.open_run import open_run
+    from llm_jax.run.texts.prompts import latent
 
     opened = open_run(flags.workdir)
     with hosts.together().active():
@@ -184,7 +184,7 @@ def _suites(flags: Any) -> int:
             values["data"]["batch_size"], lambda: suites.documents(where), suites.component_names(where),
             values["data"]["seq_len"], flags.batches, values["seed"],
             lambda: suites.examples(where, values["data"]["form"]),
-            lambda: suites.checked(where, values["data"]["form"], opened.objective),
+            lambda: suites.checked(where, values["data"]["form"], opened.objective, opened.stops),
         )  # fmt: skip
         found = {word: suite(case) for word, suite in asked.items()}
     if hosts.is_first():
@@ -217,7 +217,8 @@ def _loader(opened: "OpenRun", data: str | None, *, whole: bool) -> tuple["Loade
         UserError: nothing is held out, or the data are not there.
     """
     from llm_jax.data.build import build
-    from llm_jax.run.build import form, reshaping
+    from llm_jax.run.parts.models import form
+    from llm_jax.run.parts.reading import reshaping
 
     values = opened.resolved.values["data"]
     kept: dict[str, Any] = {k: values[k] for k in ("seq_len", "batch_size", "packing")}
@@ -236,7 +237,7 @@ def _where(opened: "OpenRun", data: str | None) -> dict[str, Any]:
     """Return which text is evaluated on: source, options, mixture and normalization, as in the section `data`."""
     from llm_jax.data.examples.records import RECORDS
     from llm_jax.data.sources import SOURCES
-    from llm_jax.run.build import form
+    from llm_jax.run.parts.models import form
 
     values = opened.resolved.values["data"]
     where = {k: values[k] for k in ("source", "options", "mixture", "normalization")}

@@ -78,9 +78,9 @@ def _sample(flags: argparse.Namespace) -> int:
     from llm_jax.core.types import Conditional, Samples
     from llm_jax.mesh import hosts
     from llm_jax.run.config import construct
-    from llm_jax.run.generate import between, continuations, pieces, searched
     from llm_jax.run.open_run import open_run
     from llm_jax.run.parts.sampling import Sample
+    from llm_jax.run.texts.continued import between, continuations, pieces, searched
 
     given = _given(flags)
     Sample(**({"beams": 4} if any(name in given for name in SEARCHED[1:]) else {}) | given)  # before a workdir is read

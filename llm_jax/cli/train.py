@@ -45,7 +45,8 @@ def _train(config, path: str, allow_change: bool) -> int:
         started.check_source(opened)
     with Stop() as stop:
         template = started.template(parts.data, opened, resumed=resumed)
-        run = build.build(config, words=opened.tokenizer if opened else None, template=template)
+        words, stops = (None, []) if opened is None else (opened.tokenizer, opened.stops)
+        run = build.build(config, words=words, template=template, stops=stops)
         pins = pinned.kept(workdir) if resumed else {}
         for completed in (with_teacher, with_reference, with_rollouts):
             run = completed(run, pins)

@@ -39,10 +39,14 @@ def per_token(
     seen: the share of the text's pairs of tokens that attention is of. frozen: paths of which no gradient is computed,
     which saves a third of their products.
     """
-    queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
-    attention = sum(12 * d.shape[0] * math.prod(d.shape[-2:]) * seq_len for d in queries)
     saved = 2.0 * (matmul_parameters(declared) - matmul_parameters(declared, frozen)) if frozen else 0.0
-    return 6.0 * matmul_parameters(declared) - saved + attention * seen
+    return 6.0 * matmul_parameters(declared) - saved + attention(declared, seq_len) * seen
+
+
+def attention(declared: Mapping[str, Declaration], seq_len: int) -> int:
+    """Return the FLOPs of attention, of all pairs, in training on one token."""
+    queries = [d for p, d in declared.items() if p.endswith(("/query", "/query_up"))]
+    return sum(12 * d.shape[0] * math.prod(d.shape[-2:]) * seq_len for d in queries)
 
 
 def forward(declared: Mapping[str, Declaration], seq_len: int, *, seen: float = CAUSAL) -> float:

@@ -1,31 +1,21 @@
-"""From names and plain arguments to the loaders of a run, and to the texts that its tokenizer is trained on."""
+"""From names and plain arguments to the loaders of a run."""
 
 import functools
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from llm_jax.core.table import UserError, choices, lookup, nearest
-from llm_jax.data.clients import Turns
-from llm_jax.data.documents import Document, Documents
+from llm_jax.core.table import UserError, lookup
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.forms import Form
-from llm_jax.data.examples.opened import Examples, open_examples
-from llm_jax.data.examples.records import RECORDS
+from llm_jax.data.examples.opened import open_examples
 from llm_jax.data.features import Transform
 from llm_jax.data.loader import Loader
-from llm_jax.data.order import shares
+from llm_jax.data.mixture import Component, Texts, components, open_shards, opened
 from llm_jax.data.packing import PACKINGS, Rows, join
-from llm_jax.data.sources import SOURCES, open_source
-from llm_jax.text import cache, shards
+from llm_jax.data.turns import Turns
+from llm_jax.text import cache
 from llm_jax.text.base import Tokenizer
-from llm_jax.text.normalize import normalize
-from llm_jax.text.options import check
-from llm_jax.text.shards import Shard
-
-log = logging.getLogger(__name__)
 
 EVALUATION = -1  # the seed of what an objective draws there
 
@@ -61,36 +51,6 @@ class Data:
     @property
     def fingerprint(self) -> str:
         return cache.key(self._opened("train")[1] + self._opened("validation")[1], version=1)
-
-
-class Component(NamedTuple):
-    """One member of a mixture."""
-
-    source: str
-    options: Mapping[str, Any]
-    weight: float
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The normalised documents of one split of one component; iterating anew reads anew."""
-
-    documents: Documents
-    options: Mapping[str, Any]
-    domain: int
-
-    @property
-    def fingerprint(self) -> str:
-        return cache.key(self.documents.fingerprint, dict(self.options), self.domain, version=1)
-
-    def __iter__(self) -> Iterator[Document]:
-        for document in self.documents:
-            try:
-                text = normalize(document.text, **self.options)
-            except UserError as error:
-                raise UserError(f"{document.name}: {error}") from None
-            if text:
-                yield document._replace(text=text, domain=self.domain)
 
 
 def build(
@@ -149,7 +109,8 @@ def build(
         fingerprints.extend([split, *(shard.fingerprint for shard in found)])
         whole = evaluation or rounds is not None  # every token of a client counts, too
         if rounds is not None and not evaluation:
-            found = rounds.clients(found, opened_texts(part, split, normalization), cache_dir)
+            texts = opened(part, split, normalization)
+            found = rounds.clients(found, texts if isinstance(texts, Texts) else None, cache_dir)
         packed = {"seed": seed, "evaluation": whole, "pad_id": around.pad_id, "cache_dir": cache_dir}
         return [pack(shard, seq_len, **packed) for shard in found]
 
@@ -161,7 +122,7 @@ def build(
         evaluation = split == "validation"
         return [forms.rows(form, records, around, template=template, evaluation=evaluation, cache_dir=cache_dir)]
 
-    def opened(split: str) -> tuple[Loader | None, list[str]]:
+    def loaded(split: str) -> tuple[Loader | None, list[str]]:
         evaluation = split == "validation"
         marks: list[str] = []
         corpora: list[Rows] = []
@@ -180,103 +141,4 @@ def build(
         loader = Loader(corpora, weights, batch_size, seed, counted, turns, reshaped) if corpora else None
         return loader, marks
 
-    return Data(opened)
-
-
-def training_texts(
-    *,
-    source: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    mixture: Sequence[Mapping[str, Any]] | None = None,
-    normalization: Mapping[str, Any] | None = None,
-    form: Form | None = None,
-) -> tuple[Callable[[], Iterator[str]], str]:
-    """Return (texts, fingerprint) of the training split, as `text.tokenizers.build` takes them.
-
-    Raises:
-        UserError: as `build`; also where the data are token shards, which hold no text.
-    """
-    corpora: list[Texts | Examples] = []
-    for domain, part in enumerate(components(source, options, mixture)):
-        if form is not None:
-            records = open_examples(part.source, part.options, "train", normalization)
-            corpora += [] if records is None else [Examples(records, form)]
-            continue
-        documents = open_source(part.source, part.options, "train")
-        if not isinstance(documents, Documents):
-            raise UserError(
-                f"data.source={part.source!r} holds no text to train a tokenizer on; load the one it was made with"
-            )
-        corpora.append(Texts(documents, check(normalize, normalization or {}, "data.normalization"), domain))
-    return lambda: (d.text for corpus in corpora for d in corpus), cache.key(
-        [c.fingerprint for c in corpora], version=1
-    )
-
-
-def components(
-    source: str | None, options: Mapping[str, Any] | None, mixture: Sequence[Mapping[str, Any]] | None
-) -> list[Component]:
-    """Return the mixture that the arguments describe; a single source is a mixture of one.
-
-    Raises:
-        UserError: both or neither are given, a member has an unknown key, or a weight is not a positive number.
-    """
-    if (source is None) == (not mixture):
-        known = choices({**SOURCES, **RECORDS})
-        raise UserError(f"data: give either `source` (one of: {known}) or `mixture`, a list of them")
-    if source is not None:
-        return [Component(source, options or {}, 1.0)]
-    if options:
-        raise UserError("data.options belongs to data.source; in data.mixture each member has `options` of its own")
-    found = []
-    for i, member in enumerate(mixture or ()):
-        for key in member:
-            if key not in Component._fields:
-                raise UserError(
-                    f"data.mixture[{i}].{key} is not known; accepted: {choices(Component._fields)}"
-                    f"{nearest(str(key), Component._fields)}"
-                )
-        if "source" not in member:
-            raise UserError(f"data.mixture[{i}].source is required; choose one of: {choices(SOURCES)}")
-        found.append(Component(member["source"], member.get("options") or {}, member.get("weight", 1.0)))
-    shares([part.weight for part in found])
-    return found
-
-
-def opened_texts(part: Component, split: str, normalization: Mapping[str, Any] | None) -> Texts | None:
-    """Return the texts of one split of a component; None where it is of token shards."""
-    opened = open_source(part.source, part.options, split)
-    chosen = check(normalize, normalization or {}, "data.normalization")
-    return Texts(opened, chosen, 0) if isinstance(opened, Documents) else None
-
-
-def open_shards(
-    part: Component,
-    split: str,
-    domain: int,
-    tokenizer: Tokenizer,
-    normalization: Mapping[str, Any] | None = None,
-    cache_dir: str | Path | None = None,
-) -> list[Shard]:
-    """Return the token shards of one split of one component; [] where it has nothing held out.
-
-    Raises:
-        UserError: as `build`; also where given shards were made with another tokenizer.
-    """
-    chosen = check(normalize, normalization or {}, "data.normalization")
-    opened = open_source(part.source, part.options, split)
-    if opened is None:
-        return []
-    if not isinstance(opened, Documents):
-        for shard in opened:
-            if shard.meta["tokenizer"] != tokenizer.fingerprint:
-                raise UserError(f"data.source={part.source!r}: a {split} shard was made with another tokenizer")
-        return list(opened)
-    texts = Texts(opened, chosen, domain)
-    try:
-        return [shards.build(texts, tokenizer, texts.fingerprint, cache_dir)]
-    except shards.EmptyError as error:
-        if split == "train":
-            raise UserError(f"data.source={part.source!r}: {error}") from None
-        log.warning("data.source=%r holds nothing out: every document is in the training split", part.source)
-        return []
+    return Data(loaded)

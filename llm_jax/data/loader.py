@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.data.clients import Turns
 from llm_jax.data.features import Fields, Transform, raw_bytes
 from llm_jax.data.order import contiguous, interleave, keys, permute, shares
 from llm_jax.data.packing import Rows, place
+from llm_jax.data.turns import Turns
 
 SHUFFLE = 1 << 32  # + component: what the random numbers are for
 BLOCK = 4096  # the order is computed for so many examples at a time

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from llm_jax.core.table import UserError, choices
-from llm_jax.interop.configs import Entry, Fields, Json, Shapes
+from llm_jax.interop.fields import Entry, Fields, Json, Shapes
 from llm_jax.nn.rotary import Rope
 
 KEYS = ("rope_theta", "rope_scaling", "rope_parameters")

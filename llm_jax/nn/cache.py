@@ -4,7 +4,6 @@ All rows of a batch end at the same slot (prompts are right-aligned), so that wr
 stand before slots, so that one token's scores are plain products of matrices with vectors, with no transposed copy.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ class Past:
     def read(self, layer: int | Array, window: int | None = None) -> tuple[Array, Array]:
         """Return one layer's keys and values, [B,S,G,K] each."""
         kept, row, rows = self._kept(window), self._row(layer), len(self.valid)
-        keys, values = (_layer(store, row).reshape(rows, -1, kept, store[0].shape[-1]) for store in self.stores[kept])
+        keys, values = (layer_of(store, row).reshape(rows, -1, kept, store[0].shape[-1]) for store in self.stores[kept])
         return jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)
 
     def follow(
@@ -150,12 +149,13 @@ def _put_in_ring(store: Store, row: int | Array, new: Float[Array, "B T G K"], l
     if T == 1:
         return _put(store, row, new, length % kept)
     number = (_last(kept, length + T) - length)[None, :, None, None]  # of the new token at each place, below 0 the old
-    old = jnp.swapaxes(_layer(store, row).reshape(B, G, kept, K), 1, 2)
+    old = jnp.swapaxes(layer_of(store, row).reshape(B, G, kept, K), 1, 2)
     fresh = jnp.take(new, jnp.maximum(number[0, :, 0, 0], 0), axis=1)
     return _put(store, row, jnp.where(number >= 0, fresh.astype(old.dtype), old), 0)
 
 
-def _layer(store: Store, row: int | Array) -> Array:
+def layer_of(store: Any, row: int | Array) -> Any:
+    """Return a layer of what is kept of each: L arrays, or one array [L,...]."""
     return store[row] if isinstance(row, int) else jax.lax.dynamic_index_in_dim(store, row, keepdims=False)
 
 
@@ -195,75 +195,3 @@ def windowed(
         position=jnp.zeros(batch_size, jnp.int32),
         rows=tuple(kept[:layer].count(slots) for layer, slots in enumerate(kept)),
     )
-
-
-class Part(NamedTuple):
-    """One array that a layer keeps of each row: shape and logical names without the row's own."""
-
-    shape: tuple[int, ...]
-    names: tuple[str | None, ...]
-    dtype: Any
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Recurrent:
-    """What a recurrent model keeps of a text: the same size whatever its length.
-
-    states: {part: [L,B,...]}; where the layers are unrolled, a tuple of L of them, {part: [B,...]}.
-    length: tokens read so far, padding included. position: of each row's next token.
-    """
-
-    states: dict[str, Array] | tuple[dict[str, Array], ...]
-    length: Int[Array, ""]
-    position: Int[Array, "B"]
-
-    def read(self, layer: int | Array) -> dict[str, Array]:
-        """Return what one layer keeps."""
-        if isinstance(self.states, tuple):
-            return self.states[layer]
-        return {name: _layer(a, layer) for name, a in self.states.items()}
-
-    def write(self, layer: int | Array, new: dict[str, Array]) -> "Recurrent":
-        """Put what one layer now keeps in the place of what it kept."""
-        if isinstance(self.states, tuple):
-            new = {name: a.astype(self.states[layer][name].dtype) for name, a in new.items()}
-            return replace(self, states=(*self.states[:layer], new, *self.states[layer + 1 :]))
-        put = jax.lax.dynamic_update_index_in_dim
-        return replace(self, states={n: put(a, new[n].astype(a.dtype), layer, 0) for n, a in self.states.items()})
-
-    def forget(self, rows: Bool[Array, "B"]) -> "Recurrent":
-        """Return the state as it is of texts of which nothing has been read, in these rows."""
-        batch = 0 if isinstance(self.states, tuple) else 1  # the axis of the rows
-
-        def emptied(a: Array) -> Array:
-            return jnp.where(rows.reshape(*(1,) * batch, -1, *(1,) * (a.ndim - batch - 1)), jnp.zeros_like(a), a)
-
-        position = jnp.where(rows, 0, self.position)
-        return replace(self, states=jax.tree.map(emptied, self.states), position=position)
-
-    def take(self, rows: Int[Array, "N"]) -> "Recurrent":
-        """Return the state of these rows, in this order; a row may come more than once, or not at all."""
-        axis = 0 if isinstance(self.states, tuple) else 1
-        states = jax.tree.map(lambda a: jnp.take(a, rows, axis=axis), self.states)
-        return replace(self, states=states, position=jnp.take(self.position, rows, axis=0))
-
-    reorder = take
-
-    def advance(self, real: Bool[Array, "B T"]) -> "Recurrent":
-        """Count T tokens as read."""
-        return replace(self, length=self.length + real.shape[1], position=self.position + real.sum(1, dtype=jnp.int32))
-
-
-def recurrent(layers: int, batch_size: int, parts: Mapping[str, Part]) -> Recurrent:
-    """Return the state of texts of which nothing has been read: zeros."""
-
-    def empty(*lead: int) -> dict[str, Array]:
-        return {
-            name: place(jnp.zeros((*lead, *p.shape), p.dtype), *(None,) * (len(lead) - 1), "batch", *p.names)
-            for name, p in parts.items()
-        }
-
-    one_by_one = unroll_by_default(layers)
-    states = tuple(empty(batch_size) for _ in range(layers)) if one_by_one else empty(layers, batch_size)
-    return Recurrent(states, jnp.int32(0), jnp.zeros(batch_size, jnp.int32))

@@ -31,19 +31,24 @@ class Several:
         self._members()
 
     @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """The objective of each task."""
+        return tuple(objective for _, _, objective in self._members())
+
+    @property
     def extra_tokens(self) -> int:
         """The ids that all tasks add."""
-        return sum(_extra(objective) for _, _, objective in self._members())
+        return sum(map(_extra, self.objectives))
 
     @property
     def bidirectional(self) -> bool:
         """Whether the first task reads prefixes, and so prompts, in both directions."""
-        return bool(getattr(self._members()[0][2], "bidirectional", False))
+        return bool(getattr(self.objectives[0], "bidirectional", False))
 
     def transform(self, words: Tokenizer, seq_len: int, seed: int) -> Transform:
         """Return what makes the fields of every task of each row."""
         made: list[Callable[[Fields, np.ndarray], Fields]] = []
-        for _, _, objective in self._members():
+        for objective in self.objectives:
             transform = getattr(objective, "transform", None)
             made.append(transform(words, seq_len, seed) if transform else lambda given, numbers: given)
             words = replace(words, vocabulary=[*words.vocabulary, *[b""] * _extra(objective)])
@@ -56,7 +61,7 @@ class Several:
 
     def fits(self, model: Model) -> None:
         """Refuse a model that does not fit a task."""
-        for _, _, objective in self._members():
+        for objective in self.objectives:
             if (fits := getattr(objective, "fits", None)) is not None:
                 fits(model)
 

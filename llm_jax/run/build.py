@@ -1,8 +1,7 @@
 """ConfigDict in, objects out: one table look-up a section. Nothing below this module has ever seen a configuration."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -11,13 +10,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from llm_jax.adapt.adapted import unadapted
 from llm_jax.core import durations, tree
 from llm_jax.core.durations import Duration
-from llm_jax.core.table import UserError, lookup
+from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Counts, Declaration, Decodes, Learner, Model, Objective, Samples, State
-from llm_jax.data.build import Data, training_texts
-from llm_jax.data.build import build as build_data
-from llm_jax.data.clients import Rounds
-from llm_jax.data.features import Transform
-from llm_jax.data.poisson import Poisson
+from llm_jax.data.build import Data
 from llm_jax.evals.suites import open_suites
 from llm_jax.learn.accountant import Accountant
 from llm_jax.learn.gradient import learnt
@@ -31,10 +26,10 @@ from llm_jax.run.checks import local as workers
 from llm_jax.run.config import Config, construct
 from llm_jax.run.parts import effort, learning
 from llm_jax.run.parts.compression import Prune
-from llm_jax.run.parts.models import ANY_VOCABULARY, alike_abroad, exportable, form, longest_text, model, objective
+from llm_jax.run.parts.models import ANY_VOCABULARY, alike_abroad, exportable, longest_text, model, objective
 from llm_jax.run.parts.privacy import accountant
+from llm_jax.run.parts.reading import batches, check_vocabulary, tokenizer
 from llm_jax.run.targets import Launch
-from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
 from llm_jax.text.normalize import normalize
 from llm_jax.text.options import check as check_options
@@ -79,6 +74,7 @@ class Run:
     steps: int | None
     state_shardings: Any
     template: str | None = None
+    stops: Sequence[int] = ()  # the ids that end a text
     accountant: Accountant | None = None
     lesson: Callable[[Batch, State], Batch] = lambda batch, state: batch  # what is made of a batch before the step
     beside: Callable[[Batch], Batch] = lambda batch: batch  # what is added to a held-out batch before it is judged
@@ -186,50 +182,24 @@ def optimizer(config: Config, steps: int | None) -> tuple[Any, Callable[[Any], A
     return made, rate if often == 1 else lambda step: rate(step * often)
 
 
-def tokenizer(parts: Sections) -> Tokenizer:
-    """Return the tokenizer of a configuration, trained on the training split if it is of a kind that trains."""
-    options = dict(parts.data.tokenizer)
-    name = options.pop("name")
-    where: dict[str, Any] = {"source": parts.data.source, "options": parts.data.options, "mixture": parts.data.mixture}
-    if not lookup(tokenizers.TOKENIZERS, name, "data.tokenizer.name").trains:
-        return tokenizers.build(name, options)
-    texts, fingerprint = training_texts(**where, normalization=parts.data.normalization, form=form(parts.data.form))
-    return tokenizers.build(name, options, texts, fingerprint)
-
-
-def batches(config: Config, parts: Sections, words: Tokenizer, template: str | None = None) -> Data:
-    """Return the loaders of a configuration; the chat template is for a form that needs one."""
-    d, w, seed = parts.data, parts.local, config.values["seed"]
-    rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
-    turns = rounds if d.poisson is None else Poisson(d.poisson)
-    return build_data(
-        tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=seed, rounds=turns,
-        transform=reshaping(config, words), form=form(d.form), template=template,
-    ).whole()  # fmt: skip
-
-
-def reshaping(config: Config, words: Tokenizer) -> Callable[[int], Transform | None] | None:
-    """Return seed -> what the objective of a configuration makes of packed rows; None for text as it is."""
-    transform = getattr(objective(config), "transform", None)
-    return transform and partial(transform, words, config.values["data"]["seq_len"])
-
-
-def build(config: Config, *, words: Tokenizer | None = None, template: str | None = None) -> Run:
+def build(
+    config: Config, *, words: Tokenizer | None = None, template: str | None = None, stops: Sequence[int] = ()
+) -> Run:
     """Return the run of a configuration.
 
     Args:
         config: resolved.
         words: the tokenizer of a workdir that is resumed; by default it is made.
         template: the chat template, for a form that needs one and for the run's own conversations.
+        stops: the ids that end a text; by default the tokenizer's own.
 
     Raises:
         UserError: whatever is wrong with the configuration or the data.
     """
     parts, plan = check(config)
-    words = words or tokenizer(parts)
+    words = words or tokenizer(parts.data)
     check_vocabulary(config.values["model"].get("vocab_size"), words)
-    loaders = batches(config, parts, words, template)
+    loaders = batches(config, parts.data, parts.local, words, template)
     if parts.eval.suites and loaders.validation is None:
         raise UserError("eval.suites are asked where held-out text is judged, and these data hold nothing out")
     duration = durations.parse(parts.train.duration)
@@ -240,7 +210,7 @@ def build(config: Config, *, words: Tokenizer | None = None, template: str | Non
     counted = accountant(parts.private, parts.train, parts.data, loaders.train.examples_per_epoch, steps)
     return Run(
         config, parts, plan, words, loaders, built, objective(config), taught, rate, duration, steps,
-        shardings(plan, built.declarations(), taught), template, counted,
+        shardings(plan, built.declarations(), taught), template, stops or words.stops, counted,
     )  # fmt: skip
 
 
@@ -249,20 +219,12 @@ def learner(config: Config, parts: Sections, built: Model, transform: Any) -> Le
     return learning.learner(parts, objective(config), built, transform)
 
 
-def check_vocabulary(size: int | None, words: Tokenizer) -> None:
-    """Refuse a vocabulary that has no row for some of the tokenizer's ids."""
-    if size is not None and size < words.vocab_size:
-        raise UserError(
-            f"model.vocab_size={size} is smaller than the tokenizer's {words.vocab_size} ids; "
-            f"leave it out, or set at least {words.vocab_size}"
-        )
-
-
 def shardings(plan: Plan, declared: Mapping[str, Declaration], learner: Learner) -> Any:
     """Return the shardings of a learner's state: parameters by their declarations, and what is kept of them."""
     if plan.mesh is None:
         return None
-    abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
+    with plan.active():  # a mesh may change how layers are stacked in what is kept
+        abstract: State = jax.eval_shape(learner.init, jax.random.key(0))
     replicated = NamedSharding(plan.mesh, PartitionSpec())
     here = replace(plan, offload=())
     params, kept, near = (

@@ -13,9 +13,10 @@ from llm_jax.evals import generation
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.generate import continuations, decoding, ended
 from llm_jax.run.judge import suites
 from llm_jax.run.judge.kinds import Judge, told
+from llm_jax.run.texts.continued import continuations, ended
+from llm_jax.run.texts.prompts import decoding
 from llm_jax.run.writers import Metrics
 from llm_jax.store.workdir import Workdir
 from llm_jax.text.base import Tokenizer
@@ -125,7 +126,8 @@ def write_samples(run: Run, workdir: Workdir, step: int, params: Params, say: Ca
     if not run.sections.sample.prompts:
         return
     model, params = merged(run.model, params)
-    texts = continuations(model, params, run.tokenizer, run.sections.sample, seed=run.config.values["seed"])
+    section, seed = run.sections.sample, run.config.values["seed"]
+    texts = continuations(model, params, run.tokenizer, section, seed=seed, stops=run.stops)
     if hosts.is_first():
         workdir.samples.mkdir(parents=True, exist_ok=True)
         (workdir.samples / f"{step}.txt").write_text("\n\n---\n\n".join(texts) + "\n")

@@ -56,7 +56,7 @@ def following(run: Run) -> str:
 
 def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:
     """Return the lines that a run ends with: what was measured beside what was expected, and what to try next."""
-    if outcome.step == outcome.began:
+    if outcome.step == outcome.began and not outcome.evaluation:
         return f"step {outcome.step}: already finished; nothing to do in {workdir.path}"
     judge = evaluator(run.model, run.objective, run.sections.train.learner)
     judged = told(judge, outcome.evaluation) or "nothing is held out to judge it by"

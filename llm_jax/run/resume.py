@@ -26,7 +26,7 @@ from llm_jax.run.open_run import open_run
 from llm_jax.store import commit, files
 from llm_jax.store.checkpoint import Checkpoints
 from llm_jax.store.files import read_json, write_json
-from llm_jax.store.manifest import CorruptCheckpointError
+from llm_jax.store.manifest import CorruptCheckpointError, Manifest
 from llm_jax.store.retention import Keep
 from llm_jax.store.workdir import Workdir, append_event
 
@@ -157,11 +157,12 @@ def checkpoints(run: Run, workdir: Workdir) -> Checkpoints:
 
 
 def complain(saved: Checkpoints) -> None:
-    """Refuse to end as if all were well when the last save failed.
+    """Wait for the last save, and refuse to end as if all were well when it failed.
 
     Raises:
         UserError: why it failed.
     """
+    saved.wait()
     if saved.last_error is not None:
         raise UserError(
             f"the last checkpoint could not be saved: {saved.last_error}; the newest whole one is of step "
@@ -169,8 +170,8 @@ def complain(saved: Checkpoints) -> None:
         )
 
 
-def state(run: Run, workdir: Workdir, saved: Checkpoints) -> tuple[State, int, Mapping[str, Any]]:
-    """Return the state to go on from, its step, and the notes saved with it: the newest checkpoint, or a new state.
+def state(run: Run, workdir: Workdir, saved: Checkpoints) -> tuple[State, Manifest]:
+    """Return the state to go on from, and what is known of it: the newest checkpoint, or a new state.
 
     Raises:
         UserError: the checkpoints are of another model, or none of them is whole.
@@ -178,15 +179,14 @@ def state(run: Run, workdir: Workdir, saved: Checkpoints) -> tuple[State, int, M
     abstract = abstract_state(run)
     if saved.steps():
         try:
-            restored, manifest = saved.restore(abstract)
+            return saved.restore(abstract)
         except CorruptCheckpointError as error:
             raise UserError(f"{error}\nRestore one from a copy, or train in a new --workdir") from None
-        return restored, manifest.data_position, manifest.notes
     # Random bits take XLA's CPU compiler seconds at its full level; at this one the bits are the same.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     init = jax.jit(run.learner.init, out_shardings=run.state_shardings, compiler_options=options)
     new: State = init(jax.random.key(run.config.values["seed"]))
-    return begun_from(new, run.model, run.config.values["init_from"]), 0, {}
+    return begun_from(new, run.model, run.config.values["init_from"]), Manifest(step=0, leaves={})
 
 
 def abstract_state(run: Run) -> State:

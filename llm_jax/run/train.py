@@ -30,6 +30,7 @@ from llm_jax.run.meter import Meter
 from llm_jax.run.signals import Stop
 from llm_jax.run.writers import Line, Metrics
 from llm_jax.store.checkpoint import Checkpoints
+from llm_jax.store.manifest import Manifest
 from llm_jax.store.workdir import Workdir
 
 
@@ -49,23 +50,26 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
         UserError: the loss is no longer finite; nothing of that state is saved.
         Stopped: a signal came; everything is saved.
     """
-    log = run.sections.log
     with ExitStack() as open_things:
         open_things.enter_context(run.plan.active())
         saved = open_things.enter_context(resume.checkpoints(run, workdir))
         begun = None if saved.steps() or run.config.values["init_from"] else _begin_compiling(run)
-        state, start, notes = resume.state(run, workdir, saved)
-        if run.steps is not None and start >= run.steps:
+        state, about = resume.state(run, workdir, saved)
+        start = about.data_position
+        ended = run.steps is not None and start >= run.steps
+        judged = not ended or bool(about.metrics) or run.data.validation is None
+        if ended and judged:
             return Outcome(start, start, {})
-        metrics = open_things.enter_context(closing(Metrics(workdir, start, log.tensorboard, hosts.is_first())))
-        line = open_things.enter_context(closing(Line(run.steps)))
-        loop = Loop(run, workdir, saved, metrics, line, stop, start, notes)
+        loop = open_things.enter_context(closing(Loop(run, workdir, saved, stop, about, judged=judged)))
+        if ended:  # in a process that was killed while it judged what training had come to
+            loop.attend(start, state, last=True)
+            resume.complain(saved)
+            return Outcome(start, start, loop.evaluation)
         batches = open_things.enter_context(closing(_placed(run, start)))
         if start == 0 and run.config.values["init_from"]:
             loop.begin(state)
         update = _jitted(run) if begun is None else begun.result()
         pending: Stats | None = None
-        step = start
         for step, batch in enumerate(batches, start + 1):
             state, stats = update(state, run.lesson(batch, state))
             if pending is not None:
@@ -78,7 +82,6 @@ def train(run: Run, workdir: Workdir, stop: Stop) -> Outcome:
                 loop.attend(step, state, last)
             if last:
                 break
-        saved.wait()
         resume.complain(saved)
         return Outcome(step, start, loop.evaluation)
 
@@ -116,21 +119,13 @@ def _placed(run: Run, start: int) -> Generator[Batch, None, None]:
 class Loop:
     """What happens beside the steps: log, evaluation, samples, checkpoints, exports, each at its own interval."""
 
-    def __init__(
-        self,
-        run: Run,
-        workdir: Workdir,
-        saved: Checkpoints,
-        metrics: Metrics,
-        line: Line,
-        stop: Stop,
-        start: int,
-        notes: Mapping[str, Any],
-    ):
-        self._run, self._workdir, self._saved = run, workdir, saved
-        self._metrics, self._line, self._stop, self._start = metrics, line, stop, start
-        self._meter = Meter(notes.get("sums", {}))
-        self._began = time.perf_counter() - notes.get("seconds", 0.0)
+    def __init__(self, run: Run, workdir: Workdir, saved: Checkpoints, stop: Stop, about: Manifest, *, judged: bool):
+        self._run, self._workdir, self._saved, self._stop = run, workdir, saved, stop
+        self._start = start = about.data_position
+        self._metrics = Metrics(workdir, start, run.sections.log.tensorboard, hosts.is_first(), judged=judged)
+        self._line = Line(run.steps)
+        self._meter = Meter(about.notes.get("sums", {}))
+        self._began = time.perf_counter() - about.notes.get("seconds", 0.0)
         self._peak: float | None = None
         self._flops = run.flops_per_token()
         self._rates = jax.jit(run.rate)
@@ -138,12 +133,15 @@ class Loop:
         self._evaluate = evaluator(run.model, run.objective, run.sections.train.learner)
         self.evaluation: dict[str, Estimate] = {}
 
+    def close(self) -> None:
+        """Leave the log whole and the screen as it is."""
+        self._line.close()
+        self._metrics.close()
+
     def begin(self, state: State) -> None:
         """Evaluate what training begins from, where evaluations are wanted."""
         if evaluation.due(self._run, 0):
-            go_on = self._meter.pause()
             self._judge(0, state, self._run.sections.eval.batches)
-            go_on()
 
     def is_last(self, step: int) -> bool:
         """Whether this step ends the duration."""
@@ -173,18 +171,19 @@ class Loop:
             Stopped: after saving, when a signal has come.
         """
         parts, go_on = self._run.sections, self._meter.pause()
-        metrics = {}
-        if last or evaluation.due(self._run, step):
-            self.evaluation = self._judge(step, state, None if last else parts.eval.batches)
-            metrics = {name: e.value for name, e in self.evaluation.items()}
+        judged: dict[str, Estimate] = {}
+        if not last and evaluation.due(self._run, step):
+            judged = self._judge(step, state, parts.eval.batches)
         stopping = self._stop.after(step - self._start)  # once: a signal after the save waits for the next step
         if last or step % parts.checkpoint.every == 0 or stopping:
-            self._save(step, state, metrics)
+            self._save(step, state, judged)
+        if last:  # which may take long: only what is saved already is judged on all that is held out
+            self.evaluation = self._judge(step, state, None)
+            self._saved.add_metrics(step, {name: e.value for name, e in self.evaluation.items()})
         if parts.export.every and step % parts.export.every == 0:
             exported.during(self._run, self._workdir, step, state)
         go_on()
         if stopping and not last:
-            self._saved.wait()
             resume.complain(self._saved)
             self._stop.leave(step)
 
@@ -235,7 +234,7 @@ class Loop:
         evaluation.beside(self._run, self._workdir, step, params, limit, self._metrics, self._line.say)
         return found
 
-    def _save(self, step: int, state: State, metrics: dict[str, float]) -> None:
+    def _save(self, step: int, state: State, judged: Mapping[str, Estimate]) -> None:
         if step in self._saved.steps():
             return
         meta = {
@@ -244,7 +243,7 @@ class Loop:
             "code_version": resume.VERSION,
             "notes": {"seconds": round(self._seconds(), 3), "sums": self._meter.sums},
         }
-        self._saved.save(step, state, meta=meta, metrics=metrics)
+        self._saved.save(step, state, meta=meta, metrics={name: e.value for name, e in judged.items()})
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._began

@@ -16,16 +16,17 @@ from llm_jax.store.workdir import Workdir
 class Metrics:
     """Appends one JSON object a line, `step, split, name: value, weight, time`, and mirrors it to TensorBoard.
 
-    Rows after `from_step` are forgotten: they are written again. Only the `first` process of a run touches the files.
+    Rows after `from_step` are forgotten, and what judges that step unless it is `judged`: they are written again. Only
+    the `first` process of a run touches the files.
     """
 
-    def __init__(self, workdir: Workdir, from_step: int, tensorboard: bool, first: bool = True):
+    def __init__(self, workdir: Workdir, from_step: int, tensorboard: bool, first: bool = True, *, judged: bool = True):
         self._path = workdir.metrics
         self._board = str(workdir.tensorboard) if tensorboard else None
         self._writer: Any = None
         self._rows = ""
         if first:
-            drop_after(self._path, from_step)
+            drop_after(self._path, from_step, judged=judged)
 
     def write(self, step: int, split: str, values: Mapping[str, float], weight: float) -> None:
         """Add a row; `weight` is the number of tokens that the values were counted over."""
@@ -51,14 +52,18 @@ class Metrics:
             self._writer.close()
 
 
-def drop_after(path: epath.Path, step: int) -> None:
-    """Forget rows of steps after `step`: a resumed run writes them again; a torn last line goes too."""
+def drop_after(path: epath.Path, step: int, *, judged: bool = True) -> None:
+    """Forget rows of steps after `step`: a resumed run writes them again; a torn last line goes too.
+
+    Of the step itself those of training stay, and others if it is `judged`.
+    """
     if not path.exists():
         return
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] < step or (row["step"] == step and (judged or row["split"] == "train")):
                 kept.append(line)
         except ValueError:
             continue

@@ -15,7 +15,7 @@ import jax
 from etils import epath
 
 from llm_jax.core.table import UserError
-from llm_jax.store import arrays, commit, digests, files, retention, stream
+from llm_jax.store import arrays, commit, digests, files, stream
 from llm_jax.store.manifest import CorruptCheckpointError, Leaf, Manifest
 from llm_jax.store.retention import Keep
 from llm_jax.store.verify import read_step
@@ -57,10 +57,6 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Return the newest step on disk, or None."""
         return max(self.steps(), default=None)
-
-    def best(self) -> int | None:
-        """Return the step on disk that was saved with the best `keep.best`, or None."""
-        return retention.best(commit.metrics(self.directory), self.keep)
 
     def save(
         self,
@@ -134,6 +130,21 @@ class Checkpoints:
             self._clean()
             raise
         self._saved(step, started)
+
+    def add_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add to a saved step what it was found to be worth afterwards, and make room by it; waits for its save first.
+
+        Nothing happens where that save failed; a failure here is told as that of a save.
+        """
+        self.wait()
+        if jax.process_index() != 0 or step not in self.steps():
+            return
+        self._own()
+        try:
+            commit.add_metrics(self.directory / str(step), metrics)
+        except (OSError, CorruptCheckpointError) as error:
+            self._failed(step, error)
+        self._make_room()
 
     def wait(self) -> None:
         """Wait until no save is under way."""
@@ -211,9 +222,11 @@ class Checkpoints:
         self.last_error = None
         self._tell("saved", step, seconds=round(time.monotonic() - started, 3))
         if jax.process_index() == 0:
-            metrics = commit.metrics(self.directory)
-            for old in commit.remove(self.directory, metrics.keys() - retention.kept(metrics, self.keep)):
-                self._tell("removed", old)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        for old in commit.make_room(self.directory, self.keep):
+            self._tell("removed", old)
 
     def _failed(self, step: int, error: Exception) -> None:
         self.last_error = error

@@ -9,14 +9,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 
 import jax
 from etils import epath
 
 from llm_jax.core.table import UserError
-from llm_jax.store import digests, files, manifest, processes
+from llm_jax.store import digests, files, manifest, processes, retention
 from llm_jax.store.manifest import CorruptCheckpointError, Manifest
 
 log = logging.getLogger(__name__)
@@ -79,10 +79,17 @@ def commit(work: epath.Path, head: Manifest, sums: dict[str, int]) -> None:
         processes.barrier(f"committed {work}")
 
 
-def remove(directory: epath.Path, doomed: Iterable[int]) -> list[int]:
-    """Remove steps and return those that are gone; one that cannot be removed stays and is logged."""
-    gone = []
-    for step in sorted(doomed):
+def add_metrics(step: epath.Path, metrics: Mapping[str, float]) -> None:
+    """Add to what a committed step was found to be worth; process 0 alone does so."""
+    head = manifest.read(step)
+    found = {name: float(value) for name, value in metrics.items()}
+    manifest.write(step, replace(head, metrics={**head.metrics, **found}))
+
+
+def make_room(directory: epath.Path, keep: retention.Keep) -> list[int]:
+    """Remove the steps that need not stay and return those that are gone; one that cannot be removed is logged."""
+    gone, found = [], metrics(directory)
+    for step in sorted(found.keys() - retention.kept(found, keep)):
         try:
             _discard(directory / str(step))
             gone.append(step)

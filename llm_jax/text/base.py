@@ -92,6 +92,11 @@ class Tokenizer:
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(self.encode, texts))
 
+    @property
+    def stops(self) -> tuple[int, ...]:
+        """The ids that end a text: one, or none."""
+        return () if self.eos_id is None else (self.eos_id,)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; control ids are skipped.
 

@@ -14,6 +14,7 @@ from llm_jax.core.table import lookup
 from llm_jax.decode.filters import Sampling
 from llm_jax.decode.sample import generate
 from llm_jax.interop import configs, safetensors
+from llm_jax.interop.fields import flat
 from llm_jax.interop.names import NAMES, numbered, slots
 from llm_jax.interop.safetensors import Directory, Info
 from llm_jax.models import MODELS
@@ -145,7 +146,7 @@ def test_an_imported_model_samples_evaluates_and_begins_a_training(imported, rec
     text.write_text("the people of the union\n")  # shorter than a row of training would be
     assert main(["evaluate", f"--workdir={imported}", f"--data={text}"]) == 0
     assert "bits_per_byte" in capsys.readouterr().out
-    model = {k: v for k, v in configs.flat(open_run(imported).resolved.values["model"]).items() if v is not None}
+    model = {k: v for k, v in flat(open_run(imported).resolved.values["model"]).items() if v is not None}
     flags = [f"--config.model.{k}={v}" for k, v in model.items() if k not in ("name", "vocab_size")]
     more = ["model.vocab_size=280", f"init_from={imported}", "train.duration=1 steps", "eval.every=0"]
     train = ["train", f"--config={recipe}", f"--workdir={tmp_path / 'new'}", *flags]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
-from llm_jax.data.build import build, training_texts
+from llm_jax.data.build import build
+from llm_jax.data.mixture import training_texts
 from llm_jax.text import tokenizers
 
 TOKENIZER = tokenizers.build("bytes")

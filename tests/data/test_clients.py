@@ -5,9 +5,9 @@ import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.data.build import build
-from llm_jax.data.clients import Rounds, part
 from llm_jax.data.documents import Document
 from llm_jax.data.packing import PACKINGS
+from llm_jax.data.turns.clients import Rounds, part
 from llm_jax.text import shards, tokenizers
 
 BYTES = tokenizers.build("bytes")

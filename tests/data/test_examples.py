@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
-from llm_jax.data.build import build, training_texts
+from llm_jax.data.build import build
 from llm_jax.data.examples import forms
 from llm_jax.data.examples.forms import Around
 from llm_jax.data.examples.records import open_records
+from llm_jax.data.mixture import training_texts
 from tests.data.read import BYTES, records, rows, write
 
 END = BYTES.eos_id

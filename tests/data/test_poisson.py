@@ -4,7 +4,7 @@ import numpy as np
 
 from llm_jax.data.loader import Loader
 from llm_jax.data.packing import Rows
-from llm_jax.data.poisson import Poisson
+from llm_jax.data.turns.poisson import Poisson
 
 SIZES = np.array([30, 70])
 

@@ -16,8 +16,9 @@ from llm_jax.mesh import plan
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.nn import cache as caches
-from llm_jax.nn.cache import Part
 from llm_jax.nn.cross.attention import Paired
+from llm_jax.nn.recurrent import state as states
+from llm_jax.nn.recurrent.state import Part
 
 FEW = Llama(vocab_size=5, num_layers=1, embed_dim=8, num_heads=2, mlp_dim=8)
 LLAMA = Llama(vocab_size=29, num_layers=2, embed_dim=16, num_heads=2, num_kv_heads=1)
@@ -151,7 +152,7 @@ def test_rows_taken_of_a_cache_are_those_rows(before, rows, unrolled):
             for old, new in zip(memory, taken.memory, strict=True):
                 np.testing.assert_array_equal(new, np.asarray(old)[:, rows])
             np.testing.assert_array_equal(taken.segments, np.asarray(pair.segments)[rows])
-        state = caches.recurrent(2, before, {"h": Part((4,), (None,), jnp.float32)})
+        state = states.empty(2, before, {"h": Part((4,), (None,), jnp.float32)})
         for layer in range(2):
             state = state.write(layer, {"h": draw(before, 4)})
         taken = state.take(jnp.array(rows))

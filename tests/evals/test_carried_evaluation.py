@@ -6,6 +6,9 @@ import jax
 import numpy as np
 import pytest
 
+from benchmarks.compression import measured
+from llm_jax import open_run
+from llm_jax.cli import main
 from llm_jax.data.build import build
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.recurrent.gru import Gru
@@ -58,7 +61,7 @@ def test_the_loss_is_that_of_one_unbroken_pass_over_each_run(name, runs, loader)
     np.testing.assert_allclose(found.value * found.count, unbroken(model, params, loader, runs), rtol=1e-5)
     again = held_out(evaluator(model, Causal(), "carried"), params, loader, runs)["loss"]
     assert again == found, "each evaluation begins with nothing"
-    rows = held_out(evaluator(model, Causal()), params, loader, 4)["loss"]
+    rows = held_out(evaluator(model, Causal(), "gradient"), params, loader, 4)["loss"]
     assert rows.count == found.count and abs(rows.value - found.value) > 1e-4
 
 
@@ -77,4 +80,16 @@ def test_each_row_goes_on_in_the_next_batch_and_comes_once(hosts, loader):
 def test_only_a_model_that_carries_its_state_is_judged_so():
     llama = Llama(vocab_size=257, num_layers=1, embed_dim=16, num_heads=2)
     assert evaluator(MODELS["lstm"], Causal(), "carried").empty is not None
-    assert evaluator(llama, Causal(), "carried").empty is evaluator(MODELS["lstm"], Causal()).empty is None
+    for model, learner in ((llama, "carried"), (MODELS["lstm"], "gradient")):
+        assert evaluator(model, Causal(), learner).empty is None
+
+
+@pytest.mark.exhaustive
+def test_the_benchmark_of_smaller_models_judges_a_run_as_the_run_did(recipe, tmp_path):
+    recipe.write_text(recipe.read_text().replace('"num_heads": 4, "mlp_dim": 64', '"tied": True'))
+    train = ["train", f"--config={recipe}:lstm", f"--workdir={tmp_path / 'run'}", "--config.train.duration=2 steps"]
+    carried = ["--config.train.learner=carried", "--config.data.packing=contiguous"]
+    assert main([*train, *carried]) == 0
+    last = open_run(tmp_path / "run").metrics.iloc[-1]
+    found = measured(str(tmp_path / "run"), "", 8, None).bits
+    assert found.value == pytest.approx(last["bits_per_byte"], rel=1e-5)

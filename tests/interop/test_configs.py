@@ -6,6 +6,7 @@ import pytest
 
 from llm_jax.core.table import UserError, lookup
 from llm_jax.interop import configs
+from llm_jax.interop.fields import flat, nested
 from llm_jax.models import MODELS
 from llm_jax.nn.rotary import Rope
 from llm_jax.run.config import construct
@@ -56,8 +57,8 @@ def test_what_is_written_is_read_back(config):
     again = configs.read(written)
     assert {path: d.shape for path, d in model_of(again).declarations().items()} == shapes
     assert (again.family, again.context, again.dtype) == (first.family, first.context or 64, "float32")
-    given = {k: v for k, v in configs.flat(first.fields).items() if v is not None}
-    assert given.items() <= configs.flat(again.fields).items()
+    given = {k: v for k, v in flat(first.fields).items() if v is not None}
+    assert given.items() <= flat(again.fields).items()
 
 
 def test_all_that_is_wrong_is_told_at_once():
@@ -162,9 +163,9 @@ LACKING = {  # what transformers' model would not heed, or tensors say
 
 @pytest.mark.parametrize("family", sorted(configs.FIELDS))
 def test_every_field_of_a_model_survives_the_way_abroad_and_back(family):
-    values = configs.nested(VALUES[family])
+    values = nested(VALUES[family])
     model = construct(lookup(MODELS, family, "model.name"), values)
-    missing = set(configs.flat(dataclasses.asdict(model))) - set(VALUES[family])
+    missing = set(flat(dataclasses.asdict(model))) - set(VALUES[family])
     other = set().union(*ROPES.values()) if values.get("rope", {}).get("kind") else set()
     assert missing <= OURS | LACKING.get(family, set()) | other, "a field of the model that this test does not vary"
     shapes = {path: d.shape for path, d in model.declarations().items()}
@@ -174,7 +175,7 @@ def test_every_field_of_a_model_survives_the_way_abroad_and_back(family):
 
 @pytest.mark.parametrize("kind", ROPES)
 def test_every_kind_of_wavelengths_survives_too_in_either_dialect(kind):
-    values = configs.nested({k: v for k, v in LIKE_LLAMA.items() if k not in ROPE} | ROPES[kind])
+    values = nested({k: v for k, v in LIKE_LLAMA.items() if k not in ROPE} | ROPES[kind])
     written = configs.write("llama", values, {}, context=64, dtype="float32")
     old, new = ({k: v for k, v in written.items() if k not in rest} for rest in (
         ("rope_parameters",), ("rope_scaling", "rope_theta")))  # fmt: skip
@@ -209,7 +210,7 @@ def test_yarn_is_as_long_as_the_longest_text_says():
 
 
 def test_a_family_whose_files_cannot_say_a_kind_does_not_write_it():
-    values = configs.nested(VALUES["phi3"] | {"rope.kind": "linear", "rope.original": None, "rope.amplitude": None,
+    values = nested(VALUES["phi3"] | {"rope.kind": "linear", "rope.original": None, "rope.amplitude": None,
                                               "rope.short": [], "rope.long": []})  # fmt: skip
     with pytest.raises(UserError, match=r"model\.rope\.kind='linear' has no place.*default, longrope"):
         configs.write("phi3", values, {}, context=16, dtype="float32")
@@ -264,7 +265,7 @@ def test_what_a_family_cannot_do_is_refused(more, complaint):
 
 
 def test_heads_of_gpt2_have_the_size_that_its_files_imply():
-    fields = configs.nested(VALUES["gpt2"])
+    fields = nested(VALUES["gpt2"])
     for size in (None, 6):
         assert configs.write("gpt2", fields | {"head_dim": size}, {}, context=16, dtype="float32")["n_head"] == 2
     with pytest.raises(UserError, match=r"model\.head_dim=5.*embed_dim=12 / model\.num_heads=2.*such as llama"):
@@ -300,6 +301,6 @@ def test_both_dialects_say_the_same_of_yarn():
 
 
 def test_a_scale_that_a_family_does_not_heed_is_not_written():
-    values = configs.nested(VALUES["gpt_oss"] | {"rope.mscale_all": 1.0})
+    values = nested(VALUES["gpt_oss"] | {"rope.mscale_all": 1.0})
     with pytest.raises(UserError, match=r"model\.rope\.mscale_all"):
         configs.write("gpt_oss", values, {}, context=16, dtype="float32")

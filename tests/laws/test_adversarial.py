@@ -140,12 +140,13 @@ def test_the_held_out_losses_are_means_over_rows_of_text_and_the_same_every_time
 
 def test_two_players_are_told_by_their_losses_and_a_likelihood_in_its_own_units(gan):
     model, params = gan
-    judge = evaluator(model, Adversarial())
+    judge = evaluator(model, Adversarial(), "gradient")
     sums = [np.asarray(judge.sums(params, BATCH))]
     assert set(judge.merge(lambda batch: batch, sums)) == set(judge.over)
     found = {"loss": Estimate(2.0, 5, 0.25), "fooled": Estimate(0.5, 5, 0.125)}
     assert told(judge, found) == "loss 2.0000 ± 0.2500 nats/row  fooled 0.5000 ± 0.1250"
-    assert told(evaluator(Llama(vocab_size=V), Causal()), {"loss": found["loss"]}) == "loss 2.0000 ± 0.2500 nats/token"
+    likely = evaluator(Llama(vocab_size=V), Causal(), "gradient")
+    assert told(likely, {"loss": found["loss"]}) == "loss 2.0000 ± 0.2500 nats/token"
 
 
 def test_dropout_is_of_the_discriminator_and_of_training_alone(tiny, draw):

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llm_jax.core.table import UserError
-from llm_jax.data.build import Texts, build
+from llm_jax.data.build import build
 from llm_jax.data.loader import Loader, ahead
+from llm_jax.data.mixture import Texts
 from llm_jax.data.order import uniform
 from llm_jax.data.packing import PACKINGS, Rows
 from llm_jax.data.sources import open_source

@@ -14,8 +14,8 @@ from llm_jax.evals.perplexity import row_sums
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.latent.vae import Vae, divergence
 from llm_jax.objectives.elbo import Elbo
-from llm_jax.run.generate import between, continuations
 from llm_jax.run.parts.sampling import Sample
+from llm_jax.run.texts.continued import between, continuations
 from llm_jax.text import tokenizers
 
 rng = np.random.default_rng(4)

@@ -15,12 +15,12 @@ from llm_jax.learn.carried import NAME, carried
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.recurrent.gru import Gru
 from llm_jax.models.recurrent.lstm import Lstm
-from llm_jax.nn import recurrent
 from llm_jax.nn.attention import Context
+from llm_jax.nn.recurrent import cells
 from llm_jax.objectives.causal import Causal
 from llm_jax.text import tokenizers
 
-CELLS = {"lstm": recurrent.Lstm(), "gru": recurrent.Gru()}
+CELLS = {"lstm": cells.Lstm(), "gru": cells.Gru()}
 FAMILIES = {"lstm": Lstm, "gru": Gru}
 B, T, D, V = 3, 7, 5, 40
 rng = np.random.default_rng(6)
@@ -37,7 +37,7 @@ def drawn(cell):
 
 def along(cell, params, x):
     where = Context(jnp.zeros(x.shape[:2], jnp.int32), None)
-    return recurrent.RecurrentLayer(cell).apply({"params": params}, x, where)[0]
+    return cells.RecurrentLayer(cell).apply({"params": params}, x, where)[0]
 
 
 def by_hand(name, p, x):
@@ -99,7 +99,7 @@ def test_a_layer_and_its_gradients_are_those_of_torch(name):
 @pytest.mark.parametrize("name", CELLS)
 def test_one_mask_drops_the_same_features_in_all_steps_of_a_row(name):
     x = np.ones((4, 9, 64), np.float32)
-    kept = np.asarray(recurrent.variational(x, 0.5, jax.random.key(0), axis=1))
+    kept = np.asarray(cells.variational(x, 0.5, jax.random.key(0), axis=1))
     assert (kept == kept[:, :1]).all() and set(np.unique(kept)) == {0.0, 2.0}
     assert len({row.tobytes() for row in kept[:, 0]}) == 4
 

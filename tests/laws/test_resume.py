@@ -20,7 +20,9 @@ import pytest
 from llm_jax import open_run
 from llm_jax.cli import main
 from llm_jax.core import tree
+from llm_jax.run import evaluate as evaluation
 from llm_jax.store.checkpoint import Checkpoints
+from llm_jax.store.manifest import read as read_manifest
 
 CLOCKS = ("time", "tokens_per_second", "mfu")  # the columns that tell of the machine
 OPTIONS = ("--config.train.ema=0.9", "--config.model.dropout=0.1", "--config.train.microbatches=2")
@@ -207,6 +209,39 @@ def test_a_workdir_that_was_moved_goes_on_with_the_same_bits(again, finished):
     assert code == 0 and "going on with" in out
     same_bits(state(workdir), state(finished / "run"))
     assert rows(workdir) == rows(finished / "run")
+
+
+class Killed(BaseException):
+    """What ends a process in the midst."""
+
+
+def test_a_run_killed_while_its_end_is_judged_has_lost_nothing_but_that(again, finished, monkeypatch, tmp_path):
+    """Killed before anything is found, then with a row written, then not."""
+    held_out, beside = evaluation.held_out, evaluation.beside
+
+    def dying(judge, params, loader, rows, limit=None, *more):
+        if limit is None:
+            raise Killed
+        return held_out(judge, params, loader, rows, limit, *more)
+
+    def dying_later(run, workdir, step, params, limit, *more):
+        if limit is None:
+            raise Killed
+        beside(run, workdir, step, params, limit, *more)
+
+    for name, kill, drop in (("held_out", dying, 10), ("beside", dying_later, None)):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(evaluation, name, kill)
+            again("--config.sample.prompts=['the']", drop=drop)
+        assert Checkpoints(tmp_path / "run" / "checkpoints").latest() == 10
+    code, out, err, workdir = again("--config.sample.prompts=['the']")
+    assert code == 0, err
+    assert "finished at step 10: loss" in out and (workdir / "samples" / "10.txt").exists()
+    same_bits(state(workdir), state(finished / "run"))
+    assert rows(workdir) == rows(finished / "run")
+    heads = [read_manifest(where / "checkpoints" / "10") for where in (workdir, finished / "run")]
+    assert heads[0].metrics == heads[1].metrics and heads[0].metrics["loss"] == rows(workdir)[-1]["loss"]
+    assert "already finished" in again()[1]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import nested
+from llm_jax.interop.fields import nested
 from llm_jax.interop.rope import rope
 from llm_jax.nn.rotary import Rope
 

@@ -9,7 +9,7 @@ from llm_jax.core import tree
 from llm_jax.core.table import lookup
 from llm_jax.mesh import plan
 from llm_jax.models import MODELS
-from llm_jax.nn.ssm import causal_conv, gated_norm, log_decay, step_bias
+from llm_jax.nn.recurrent.ssm import causal_conv, gated_norm, log_decay, step_bias
 
 rng = np.random.default_rng(0)
 X, KERNEL = rng.normal(size=(1, 9, 2, 3)).astype(np.float32), rng.normal(size=(4, 2, 3)).astype(np.float32)

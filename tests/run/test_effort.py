@@ -15,12 +15,16 @@ from llm_jax.cost import flops
 from llm_jax.mesh import plan
 from llm_jax.models.decoder.llama import Llama
 from llm_jax.models.encoder.bert import Bert
+from llm_jax.models.seq2seq.bart import Bart
+from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.objectives.causal import Causal
 from llm_jax.objectives.labelled.classification import Classification
 from llm_jax.objectives.preference.alone import Orpo
 from llm_jax.objectives.preference.answers import answers
 from llm_jax.objectives.preference.referred import Dpo
 from llm_jax.objectives.prefix import Prefix
+from llm_jax.objectives.seq2seq import Seq2Seq
+from llm_jax.objectives.several import Several
 from llm_jax.run.parts.effort import flops_per_token, seen
 from llm_jax.text import tokenizers
 
@@ -73,3 +77,21 @@ def test_what_is_frozen_has_no_gradient_and_labels_need_no_table():
     headed = Headed(MODEL, ("a", "b"))
     table = 6 * 512 * 128
     assert flops_per_token(headed, Classification(), T) == flops.per_token(headed.declarations(), T) - table
+
+
+@pytest.mark.parametrize(("family", "more"), [(T5, {}), (Bart, {"max_positions": T})])
+def test_an_encoder_decoder_reads_its_source_whole_and_only_its_own_text_from_left_to_right(family, more):
+    """Of three attentions that are alike one is halved."""
+    sizes = {"vocab_size": 512, "num_layers": 2, "embed_dim": 128, "num_heads": 4} | more
+    even, deep = family(**sizes), family(**sizes, encoder_layers=6)
+    assert seen(even, Seq2Seq()) == pytest.approx((1 + 1 + 0.5) / 3)
+    assert seen(deep, Seq2Seq()) == pytest.approx((3 + 1 + 0.5) / 5)
+    halved = flops_per_token(even, Seq2Seq(), T, masked=False) - flops_per_token(even, Seq2Seq(), T)
+    assert halved == 12 * 2 * 128 * T / 2
+
+
+def test_every_task_reads_every_row():
+    several = Several(({"name": "causal"}, {"name": "prefix", "bidirectional": True, "weight": 0.1}))
+    each = [flops_per_token(MODEL, objective, T) for objective in (Causal(), Prefix(bidirectional=True))]
+    assert flops_per_token(MODEL, several, T) == sum(each)
+    assert seen(MODEL, several) == pytest.approx((1 / 2 + 2 / 3) / 2)

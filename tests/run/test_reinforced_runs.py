@@ -114,6 +114,30 @@ def test_the_texts_of_a_step_follow_from_the_state_alone(flags, monkeypatch):
     assert set(scores.reshape(-1)) <= {0.0, *right}
 
 
+def test_a_text_ends_at_any_of_the_ids_that_end_one(flags):
+    """Half of all bytes do here, besides the tokenizer's own."""
+    run = replace(built(flags), lesson=None, stops=[*range(0, 256, 2), 256])
+    batch = with_rollouts(run, {}).lesson(run.data.train.batch(0), run.learner.init(jax.random.key(0)))
+    targets, weights = np.asarray(batch["targets"]), np.asarray(batch["weights"])
+    written = [row[weight > 0] for row, weight in zip(targets, weights, strict=True)]
+    assert {len(ids) for ids in written} == {1, 2, 3, 4}
+    for ids in written:
+        assert not set(ids[:-1]) & set(run.stops) and (len(ids) == 4 or ids[-1] in run.stops)
+
+
+@pytest.mark.exhaustive
+def test_a_run_ends_its_texts_as_that_which_it_begins_from(flags, recipe, tmp_path):
+    begin = ["train", *questions(recipe, tmp_path), f"--workdir={tmp_path / 'start'}"]
+    assert main([*begin, "--config.train.duration=1 steps"]) == 0
+    (tmp_path / "start" / "generation_config.json").write_text(json.dumps({"eos_token_id": [*range(257)]}))
+    train = ["train", *flags, f"--workdir={tmp_path / 'run'}", "--config.train.duration=1 steps"]
+    assert main([*train, "--config.sample.prompts=['5']", "--config.eval.suites=['reward']"]) == 0
+    found = open_run(tmp_path / "run").metrics
+    assert found[found.split == "train"].length.tolist() == [1]
+    assert found[found.split == "reward"].ended.tolist() == [1, 1]
+    assert (tmp_path / "run" / "samples" / "1.txt").read_text() == "5\n"
+
+
 def test_questions_asked_by_a_chat_template_stand_one_a_row_with_the_number_of_their_record(tmp_path):
     template = "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}"
     template += "{% if add_generation_prompt %}a:{% endif %}"

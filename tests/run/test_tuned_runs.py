@@ -12,6 +12,7 @@ from llm_jax.cli import main
 from llm_jax.data.documents import is_held_out
 from llm_jax.run import build
 from llm_jax.run.config import load_recipe, resolve
+from llm_jax.run.parts import reading
 
 TEMPLATE = (
     "{% for m in messages %}{{ m.role[0] }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}a: {% endif %}"
@@ -49,7 +50,8 @@ def test_a_run_is_tuned_on_answers_alone_and_talks(begun, tmp_path, capsys, monk
     assert tuned.template == TEMPLATE and tuned.stops == [10, 256]
     rows = tuned.metrics
     assert rows[rows.split == "validation"].step.tolist() == [0, 2]  # before and after
-    held = build.batches(tuned.resolved, build.parts_of(tuned.resolved), tuned.tokenizer, TEMPLATE).validation
+    parts = build.parts_of(tuned.resolved)
+    held = reading.batches(tuned.resolved, parts.data, parts.local, tuned.tokenizer, TEMPLATE).validation
     answers = sum(len(t["response"]) + 1 for t in TALKS if _is_held_out(t))
     assert sum(batch["weights"].sum() for batch in held.once(8)) == answers > 0
     capsys.readouterr()

@@ -12,9 +12,10 @@ from llm_jax.core.table import UserError
 from llm_jax.decode.beam import Beams
 from llm_jax.models.seq2seq.t5 import T5
 from llm_jax.run.evaluate import written
-from llm_jax.run.generate import asked, continuations, pieces, searched
 from llm_jax.run.open_run import OpenRun
 from llm_jax.run.parts.sampling import Sample
+from llm_jax.run.texts.continued import continuations, pieces, searched
+from llm_jax.run.texts.prompts import asked
 from llm_jax.text import tokenizers
 
 WORDS = tokenizers.build("bytes", {})

@@ -234,7 +234,10 @@ def test_on_an_object_store_a_step_without_its_last_file_does_not_count(tmp_path
             raise KeyboardInterrupt
 
         monkeypatch.setattr(type(store.directory), "rmtree", killed)
-        for doomed in (lambda: commit.remove(store.directory, [1]), lambda: commit.prepare(store.directory, 2)):
+        for doomed in (
+            lambda: commit.make_room(store.directory, Keep(last=1)),
+            lambda: commit.prepare(store.directory, 2),
+        ):
             with pytest.raises(KeyboardInterrupt):
                 doomed()
         monkeypatch.setattr(type(store.directory), "rmtree", remove)

@@ -181,7 +181,7 @@ def test_what_is_kept_is_the_same_over_restarts(tmp_path):
         with Checkpoints(tmp_path, Keep(last=2, every=4, best="loss")) as store:
             store.save(step, {"a": jnp.float32(step)}, metrics={"loss": loss})
     assert store.steps() == [0, 1, 4, 6, 7]
-    assert (store.best(), store.latest()) == (1, 7)
+    assert store.latest() == 7
     assert [store.restore({"a": jnp.float32(0)}, step=s)[0]["a"] for s in store.steps()] == [0, 1, 4, 6, 7]
 
 
@@ -190,6 +190,21 @@ def test_a_step_saved_again_is_replaced(store):
         store.save(5, {"a": jnp.float32(value)})
     assert store.restore({"a": jnp.float32(0)})[0]["a"] == 2.0
     assert store.steps() == [5]
+
+
+@pytest.mark.parametrize(("loss", "stay"), [(0.5, [2]), (3.0, [1, 2])])
+def test_a_step_may_be_judged_after_it_is_saved(loss, stay, tmp_path):
+    with Checkpoints(tmp_path, Keep(last=1, best="loss")) as store:
+        store.save(1, state(1), metrics={"loss": 1.0})
+        store.save(2, state(2))
+        store.wait()
+        assert store.steps() == [1, 2]
+        store.add_metrics(2, {"loss": loss})
+        assert store.steps() == stay
+        found, manifest = store.restore(abstract(state(2)))
+        assert same(found, state(2)) and manifest.metrics == {"loss": loss}
+        store.add_metrics(3, {"loss": 0.0})  # its save failed, say
+        assert store.steps() == stay and store.last_error is None
 
 
 def test_every_outcome_is_reported(tmp_path):

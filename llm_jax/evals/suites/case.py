@@ -23,11 +23,15 @@ class Examples(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """Held-out questions, (text, record) -> its reward, and the most tokens of a text, None: those of an answer."""
+    """Held-out questions, (text, record) -> its reward, and how texts end.
+
+    tokens: the most of a text, None: those of an answer. stops: the ids that end one.
+    """
 
     records: Sequence[Record]
     reward: Callable[[str, Record], float]
     tokens: int | None
+    stops: Sequence[int]
 
 
 @dataclass(frozen=True)

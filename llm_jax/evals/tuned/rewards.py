@@ -111,8 +111,7 @@ def judged(case: Case) -> dict[str, Estimate]:
         )
     if isinstance(model, Conditional) or not isinstance(model, Decodes):
         raise UserError(f"model.name={type(model).__name__.lower()!r} does not continue questions; take a decoder")
-    words = case.reading.tokenizer
-    stops = [] if words.eos_id is None else [words.eos_id]
+    words, stops = case.reading.tokenizer, checked.stops
     batches = [(batch["item"], list(generation.pairs(batch))) for batch in loader.once(case.rows, limit=case.limit)]
     most = checked.tokens or max(len(pair.reference) for _, asked in batches for pair in asked)
     found = []

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from llm_jax.interop import configs
-from llm_jax.interop.configs import Json
+from llm_jax.interop.fields import Json, flat
 from llm_jax.interop.gguf.header import package
 from llm_jax.interop.rope import WORDS
 from llm_jax.nn.rotary import Rope, frequencies
@@ -59,7 +58,7 @@ class Architecture:
 
     def metadata(self, config: Json) -> dict[str, Any]:
         """Return {key after "NAME.": value} of what config.json says."""
-        said = configs.flat(config)
+        said = flat(config)
         if said.get("rope_scaling.rope_type") != "linear":  # Llama 3's is said by `factors`
             said = {key: value for key, value in said.items() if not key.startswith("rope_scaling.")}
         return {key: said[theirs] for key, theirs in self.keys.items() if said.get(theirs) is not None}

@@ -10,6 +10,7 @@ import numpy as np
 
 from llm_jax.core.table import UserError, choices, lookup
 from llm_jax.interop import configs
+from llm_jax.interop.fields import nested
 from llm_jax.interop.gguf.architectures import (
     ARCHITECTURES,
     LLAMA3,
@@ -122,7 +123,7 @@ def _counts(config: Mapping[str, Any], header: Header) -> list[str]:
 
 def _nested(config: dict[str, Any]) -> dict[str, Any]:
     """Nest keys; the scaling that is none goes."""
-    found = configs.nested(config)
+    found = nested(config)
     return found if found.get("rope_scaling", {}).get("rope_type") != "none" else {**found, "rope_scaling": None}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from llm_jax.core.table import UserError, choices
 from llm_jax.interop import configs
+from llm_jax.interop.fields import flat, nested
 from llm_jax.interop.gguf.architectures import (
     ARCHITECTURES,
     LLAMA3,
@@ -72,12 +73,12 @@ def _architecture(what: Export, config: dict[str, Any]) -> Architecture:
     if config["model_type"] not in able:
         raise UserError(f"model.name={what.family!r} cannot be written as GGUF; {choices(able)} can")
     form = able[config["model_type"]]
-    said = configs.nested({form.keys[key]: value for key, value in form.metadata(config).items()})
+    said = nested({form.keys[key]: value for key, value in form.metadata(config).items()})
     said |= {key: config[key] for key in ("model_type", "tie_word_embeddings") if key in config}
     if form.factors and (config.get("rope_scaling") or {}).get("rope_type") == "llama3":
         said["rope_scaling"] = {"rope_type": "llama3", "factor": config["rope_scaling"]["factor"], **LLAMA3}
-    again = configs.flat(configs.read(form.implied(said) | said).fields)
-    meant = configs.flat(configs.read(config).fields)
+    again = flat(configs.read(form.implied(said) | said).fields)
+    meant = flat(configs.read(config).fields)
     if (meant.get("window") or 0) >= what.context:  # no text is long enough for it to hide anything
         meant["window"] = again["window"]
     lost = [f"model.{key}={meant[key]!r}" for key in meant if meant[key] != again.get(key)]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import FieldMap, Fields, Shapes, field, harmless, only
+from llm_jax.interop.fields import FieldMap, Fields, Shapes, field, harmless, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.rules import conv1d, same, vector
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, Shapes, field, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.rules import Rule, by_head, linear, same, vector
 from llm_jax.interop.rope import rope, rope_parameters

@@ -4,7 +4,7 @@ Other families use its names too: `outside` of the layers, the `attention` of a 
 `gated` mlp; and its keys of config.json: `widths`, `numbers`, and `dense`, which is all of them.
 """
 
-from llm_jax.interop.configs import Entry, FieldMap, field, only
+from llm_jax.interop.fields import Entry, FieldMap, field, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.rules import Rule, linear, same
 from llm_jax.interop.rope import rope

@@ -2,7 +2,7 @@
 
 import math
 
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Shapes, field, harmless, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Shapes, field, harmless, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.rules import depthwise, linear, same, vector
 

@@ -1,6 +1,6 @@
 """Mistral of Hugging Face: Llama's names, and a window."""
 
-from llm_jax.interop.configs import FieldMap, field
+from llm_jax.interop.fields import FieldMap, field
 from llm_jax.interop.names.llama import NAMES as LLAMA
 from llm_jax.interop.names.llama import dense
 

@@ -1,6 +1,6 @@
 """OLMo 2 of Hugging Face: Llama's names, norms after the parts, and of all queries and all keys, flattened."""
 
-from llm_jax.interop.configs import FieldMap, only
+from llm_jax.interop.fields import FieldMap, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, dense, gated, kernels, outside
 from llm_jax.interop.names.rules import same, vector

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, harmless, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, Shapes, field, harmless, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, dense, norms, outside
 from llm_jax.interop.names.rules import linear

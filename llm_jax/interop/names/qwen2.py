@@ -1,7 +1,7 @@
 """Qwen 2 of Hugging Face: Llama's names, and biases of queries, keys and values."""
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, dense, gated, outside
 from llm_jax.interop.names.rules import vector

@@ -1,6 +1,6 @@
 """Qwen 3 of Hugging Face: Llama's names, and norms of queries and keys."""
 
-from llm_jax.interop.configs import FieldMap, only
+from llm_jax.interop.fields import FieldMap, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, dense, gated, outside
 from llm_jax.interop.names.qwen2 import WINDOWS

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from llm_jax.core.types import Batch, Cache, Outputs, Params
-from llm_jax.nn import cache as caches
-from llm_jax.nn.cache import Part
+from llm_jax.nn.recurrent import state as states
+from llm_jax.nn.recurrent.state import Part
 
 
 def contexts(model: Any, batch: Batch) -> Int[Array, "B T K"]:
@@ -33,7 +33,7 @@ def known(model: Any) -> int:
 
 def empty_cache(model: Any, batch_size: int, max_len: int) -> Cache:
     """The last tokens of each row; `max_len` changes nothing."""
-    return caches.recurrent(1, batch_size, {"last": Part((known(model),), (None,), jnp.int32)})
+    return states.empty(1, batch_size, {"last": Part((known(model),), (None,), jnp.int32)})
 
 
 def prefill(model: Any, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:

@@ -17,9 +17,9 @@ from llm_jax.core import checks
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Mean, Outputs, Params
 from llm_jax.models.classical.markov import advance
 from llm_jax.models.classical.tagger import Tagger
-from llm_jax.nn import cache as caches
-from llm_jax.nn.cache import Part
 from llm_jax.nn.declare import initialize
+from llm_jax.nn.recurrent import state as states
+from llm_jax.nn.recurrent.state import Part
 
 Sums = dict[str, Array]  # start [S], transition [S,S] and emission [S,V]: expected counts
 
@@ -64,7 +64,7 @@ class Hmm:
 
     def empty_cache(self, batch_size: int, max_len: int) -> Cache:
         """log p(next state) of each row, before any text."""
-        return caches.recurrent(1, batch_size, {"prior": Part((self.num_states,), (None,), jnp.float32)})
+        return states.empty(1, batch_size, {"prior": Part((self.num_states,), (None,), jnp.float32)})
 
     def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
         """Read whole prompts into an empty cache."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llm_jax.models.recurrent import layers
-from llm_jax.nn import recurrent
+from llm_jax.nn.recurrent import cells
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,5 @@ class Gru:
     extend = layers.extend
     carry = layers.carry
 
-    def _cell(self) -> recurrent.Gru:
-        return recurrent.Gru()
+    def _cell(self) -> cells.Gru:
+        return cells.Gru()

@@ -9,12 +9,12 @@ from jax.tree_util import Partial
 from llm_jax.core import checks, keys
 from llm_jax.core.types import Array, Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.models.decoder.llama import Table
-from llm_jax.nn import cache as caches
 from llm_jax.nn.attention import Context, context
 from llm_jax.nn.declare import declarations as declared
 from llm_jax.nn.declare import initialize, under
 from llm_jax.nn.linear import embed, logits
-from llm_jax.nn.recurrent import RecurrentLayer, variational
+from llm_jax.nn.recurrent import state as states
+from llm_jax.nn.recurrent.cells import RecurrentLayer, variational
 from llm_jax.nn.stack import stack
 
 Family = Any
@@ -49,7 +49,7 @@ def apply(model: Family, params: Params, batch: Batch, *, key: Key | None = None
 
 def empty_cache(model: Family, batch_size: int, max_len: int) -> Cache:
     """A cache for texts of any length: `max_len` changes nothing."""
-    return caches.recurrent(model.num_layers, batch_size, model._cell().state(model.embed_dim))
+    return states.empty(model.num_layers, batch_size, model._cell().state(model.embed_dim))
 
 
 def prefill(model: Family, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llm_jax.models.recurrent import layers
-from llm_jax.nn import recurrent
+from llm_jax.nn.recurrent import cells
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Lstm:
     extend = layers.extend
     carry = layers.carry
 
-    def _cell(self) -> recurrent.Lstm:
-        return recurrent.Lstm()
+    def _cell(self) -> cells.Lstm:
+        return cells.Lstm()
 
 
 PRESETS = {

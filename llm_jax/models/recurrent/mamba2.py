@@ -13,14 +13,14 @@ from llm_jax.core import checks, keys
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Cache, Declaration, Key, Outputs, Params
 from llm_jax.models.decoder.llama import Table
-from llm_jax.nn import cache as caches
 from llm_jax.nn.attention import Context, context
 from llm_jax.nn.declare import declarations, initialize, under
 from llm_jax.nn.dropout import dropout
 from llm_jax.nn.initial import fan_in
 from llm_jax.nn.linear import embed, logits
 from llm_jax.nn.norm import RmsNorm
-from llm_jax.nn.ssm import Mamba2Mixer
+from llm_jax.nn.recurrent import state as states
+from llm_jax.nn.recurrent.ssm import Mamba2Mixer
 from llm_jax.nn.stack import stack
 
 
@@ -94,7 +94,7 @@ class Mamba2:
 
     def empty_cache(self, batch_size: int, max_len: int) -> Cache:
         """A cache for texts of any length: `max_len` changes nothing."""
-        return caches.recurrent(self.num_layers, batch_size, self._mixer().state())
+        return states.empty(self.num_layers, batch_size, self._mixer().state())
 
     def prefill(self, params: Params, batch: Batch, cache: Cache) -> tuple[Outputs, Cache]:
         """Read whole prompts into an empty cache."""

@@ -26,6 +26,7 @@ from llm_jax.nn.declare import initialize
 from llm_jax.run import build
 from llm_jax.run.config import Config, construct, resolve
 from llm_jax.run.parts import models
+from llm_jax.run.parts.reading import check_vocabulary
 from llm_jax.run.resume import PACKAGES
 from llm_jax.run.sections import Mesh
 from llm_jax.store.checkpoint import Checkpoints
@@ -80,7 +81,7 @@ def import_run(
     config = configuration(described, source, head, overrides)
     model = build.model(config, vocab_size=build.ANY_VOCABULARY)
     if words is not None:
-        build.check_vocabulary(config.values["model"]["vocab_size"], words)
+        check_vocabulary(config.values["model"]["vocab_size"], words)
     construct(Mesh, config.values["mesh"])  # refuses what is no mesh; its devices need not be here
     declared = _declared(model)
     shapes = {path: d.shape for path, d in declared.items()}

@@ -25,9 +25,9 @@ from llm_jax.evals import generation
 from llm_jax.evals.tuned import rewards
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.build import form as formed
 from llm_jax.run.exchange.pinned import Pinned, Pins
-from llm_jax.run.generate import decoding
+from llm_jax.run.parts.models import form as formed
+from llm_jax.run.texts.prompts import decoding
 
 CHECKED = 256  # questions at a time
 
@@ -53,15 +53,15 @@ def with_rollouts(run: Run, pins: Pins) -> Run:
     sampling = Sampling(temperature=objective.temperature)
 
     def lesson(batch: Batch, state: State) -> Batch:
-        group, stops = objective.group, [words.eos_id]
+        group = objective.group
         rows = {name: hosts.whole(values) for name, values in batch.items()}  # every process writes all of the texts
         asked = list(generation.pairs(rows))
         model, params = merged(run.model, state.params)
         made = generate(
             decoding(model), params, [pair.prompt for pair in asked], max_new_tokens=objective.tokens,
-            settings=sampling, seed=drawn(state), num=group, stop_ids=stops, vocab_size=words.vocab_size,
+            settings=sampling, seed=drawn(state), num=group, stop_ids=run.stops, vocab_size=words.vocab_size,
         )  # fmt: skip
-        told = [words.decode(i for i in ids if i not in stops) for ids in made]
+        told = [words.decode(i for i in ids if i not in run.stops) for ids in made]
         of = [records[item] for item in np.repeat(rows["item"], group)]
         got = np.array([reward(*each) for each in zip(told, of, strict=True)], np.float64).reshape(-1, group)
         prompts = [pair.prompt for pair in asked for _ in range(group)]

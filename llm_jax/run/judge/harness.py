@@ -10,9 +10,9 @@ from typing import Any
 from llm_jax.core.table import UserError, nearest
 from llm_jax.evals.harness import language_model
 from llm_jax.evals.suites import rows
-from llm_jax.run.generate import decoding
 from llm_jax.run.judge.suites import reading
 from llm_jax.run.open_run import OpenRun
+from llm_jax.run.texts.prompts import decoding
 
 
 def asked(

@@ -49,7 +49,7 @@ class Judge:
         return one
 
 
-def evaluator(model: Model, objective: Objective, learner: str = "gradient") -> Judge:
+def evaluator(model: Model, objective: Objective, learner: str) -> Judge:
     """Return how a model that learnt by an objective is judged; learner: a key of `LEARNERS`."""
     plain = "carried" if learner == "carried" and isinstance(model, Carries) else "likelihood"
     made: Judge = lookup(JUDGES, getattr(objective, "judged", plain), "judged")(model)

@@ -7,10 +7,10 @@ from typing import Any
 from llm_jax.adapt.adapted import merged
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Objective, Params
-from llm_jax.data.build import Component, components, opened_texts
 from llm_jax.data.documents import Document
 from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.opened import open_examples
+from llm_jax.data.mixture import Component, Texts, components, opened
 from llm_jax.data.tasks.prompts import ChatPrompts, Prompts
 from llm_jax.evals.perplexity import Estimate
 from llm_jax.evals.suites import open_suites
@@ -19,8 +19,8 @@ from llm_jax.evals.suites.texts import Reading
 from llm_jax.evals.tuned import rewards
 from llm_jax.mesh import hosts
 from llm_jax.run.build import Run
-from llm_jax.run.build import form as formed
 from llm_jax.run.open_run import OpenRun
+from llm_jax.run.parts.models import form as formed
 from llm_jax.run.writers import Metrics
 from llm_jax.store.files import read_json, write_json
 from llm_jax.store.workdir import Workdir
@@ -47,7 +47,7 @@ def during(
         model, params, read_by(run.tokenizer, getattr(model, "max_positions", data.seq_len)),
         lambda: run.data.validation, run.sections.eval.batch_size or data.batch_size, lambda: documents(where),
         component_names(where), data.seq_len, limit, run.config.values["seed"],
-        lambda: examples(where, data.form), lambda: checked(where, data.form, run.objective),
+        lambda: examples(where, data.form), lambda: checked(where, data.form, run.objective, run.stops),
     )  # fmt: skip
     for word, suite in suites.items():
         found = suite(case)
@@ -99,8 +99,8 @@ def documents(where: Where) -> Iterator[Document]:
     if not _parts(where):
         raise UserError("this run was imported and has no text of its own; name some with --data=FILES")
     for part in _parts(where):
-        texts = opened_texts(part, "validation", where["normalization"])
-        if texts is None:
+        texts = opened(part, "validation", where["normalization"])
+        if not isinstance(texts, Texts):
             raise UserError(
                 f"data.source={part.source!r} holds out no text (only tokens, or nothing), which this suite reads"
             )
@@ -116,7 +116,7 @@ def examples(where: Where, form: Any) -> Examples | None:
     return Examples(form.names, [record for part in parts if part is not None for record in part])
 
 
-def checked(where: Where, form: Any, objective: Objective) -> Checked | None:
+def checked(where: Where, form: Any, objective: Objective, stops: Sequence[int]) -> Checked | None:
     """Return the held-out questions of a run whose `data.form` asks them, None of any other.
 
     Where the objective does not say how answers are checked and how long they are, they are to be exact, as long as
@@ -128,7 +128,7 @@ def checked(where: Where, form: Any, objective: Objective) -> Checked | None:
     found = open_examples(where["source"], where["options"], "validation", where["normalization"])
     given = {name: getattr(objective, name) for name in ("verifier", "answer") if hasattr(objective, name)}
     reward = rewards.reward(form, where["source"], where["options"], **given)
-    return None if found is None else Checked(list(found), reward, getattr(objective, "tokens", None))
+    return None if found is None else Checked(list(found), reward, getattr(objective, "tokens", None), stops)
 
 
 def _parts(where: Where) -> list[Component]:

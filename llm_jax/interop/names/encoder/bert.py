@@ -1,6 +1,6 @@
 """BERT of Hugging Face, with any of its heads that we have; the encoder alone is `BertModel`."""
 
-from llm_jax.interop.configs import FieldMap, field
+from llm_jax.interop.fields import FieldMap, field
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.encoder import parts
 from llm_jax.interop.names.rules import linear, same, vector

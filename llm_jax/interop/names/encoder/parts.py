@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, Fields, Json, Shapes, field, harmless, only
+from llm_jax.interop.fields import Entry, Fields, Json, Shapes, field, harmless, only
 from llm_jax.interop.names.rules import Rule, linear, same, vector
 
 OLD = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}

@@ -6,7 +6,7 @@ of the id 1 for padding when it counts; here only `segments` say what is padding
 """
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, Shapes, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.encoder import parts
 from llm_jax.interop.names.rules import after

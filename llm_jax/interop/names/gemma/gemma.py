@@ -1,6 +1,6 @@
 """Gemma of Hugging Face: Llama's names and a tied head; norms hold what is added to 1, as ours do."""
 
-from llm_jax.interop.configs import Entry, FieldMap, only
+from llm_jax.interop.fields import Entry, FieldMap, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, gated, numbers, outside
 from llm_jax.interop.rope import rope

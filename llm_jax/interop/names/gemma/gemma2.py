@@ -1,7 +1,7 @@
 """Gemma 2 of Hugging Face: two norms more a block, and the kinds of layers in turn."""
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, field
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, field
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.gemma.gemma import HEAD, fixed
 from llm_jax.interop.names.llama import LAYER, gated, kernels, numbers, outside

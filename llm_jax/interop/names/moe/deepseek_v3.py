@@ -1,7 +1,7 @@
 """DeepSeek-V3 of Hugging Face: latent attention, dense layers first, then shared experts and experts one by one."""
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, field, harmless, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, field, harmless, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, gated, norms, outside
 from llm_jax.interop.names.moe.qwen3_moe import experts

@@ -1,7 +1,7 @@
 """gpt-oss of Hugging Face: Llama's names with biases and sinks; all experts in one tensor, gate and up in turn."""
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, either, field, harmless, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, either, field, harmless, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, outside, widths
 from llm_jax.interop.names.rules import Rule, in_turn, linear, same, vector

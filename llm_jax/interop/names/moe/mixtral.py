@@ -1,6 +1,6 @@
 """Mixtral of Hugging Face: Llama's names, and of each expert w1 (gate), w2 (down) and w3 (up)."""
 
-from llm_jax.interop.configs import FieldMap, field, harmless
+from llm_jax.interop.fields import FieldMap, field, harmless
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, outside, widths
 from llm_jax.interop.names.rules import linear

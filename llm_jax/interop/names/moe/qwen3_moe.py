@@ -1,6 +1,6 @@
 """Qwen 3 MoE of Hugging Face: Llama's names, norms of queries and keys, experts one by one, dense layers among them."""
 
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, either, field, harmless, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, either, field, harmless, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.llama import LAYER, attention, gated, outside, widths
 from llm_jax.interop.names.rules import Rule, linear, same

@@ -1,6 +1,6 @@
 """BART of Hugging Face, whose first token is at row 2 of its tables of positions; the two rows before are not used."""
 
-from llm_jax.interop.configs import FieldMap, field, only
+from llm_jax.interop.fields import FieldMap, field, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.encoder.parts import norm
 from llm_jax.interop.names.rules import after

@@ -3,7 +3,7 @@
 from typing import Any
 
 from llm_jax.core.table import UserError, choices
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, only
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, Shapes, only
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.seq2seq import post_norm
 

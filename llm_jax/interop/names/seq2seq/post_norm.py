@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from llm_jax.interop.configs import Entry, Fields, field, harmless, only
+from llm_jax.interop.fields import Entry, Fields, field, harmless, only
 from llm_jax.interop.names.encoder.parts import norm
 from llm_jax.interop.names.rules import Rule, conv1d, linear, same, vector
 from llm_jax.interop.names.seq2seq.sides import DECODING, alike, layers

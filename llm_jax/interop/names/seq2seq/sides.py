@@ -3,7 +3,7 @@
 from typing import Any
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import REQUIRED, Entry, Fields, Json, Shapes, harmless
+from llm_jax.interop.fields import REQUIRED, Entry, Fields, Json, Shapes, harmless
 
 DECODING = harmless(
     "bad_words_ids", "early_stopping", "forced_bos_token_id", "force_bos_token_to_be_generated", "length_penalty",
@@ -26,7 +26,7 @@ def layers(encoder: str, decoder: str, default: int) -> Entry:
 
 
 def alike(ours: str, *theirs: str, default: Any = REQUIRED, size: tuple[str, int] | None = None) -> Entry:
-    """One field for a size that is the same on both sides; default, size: as of `configs.field`."""
+    """One field for a size that is the same on both sides; default, size: as of `fields.field`."""
 
     def read(config: Json) -> Fields:
         found = {key: config.get(key, default) for key in theirs}

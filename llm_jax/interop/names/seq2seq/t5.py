@@ -8,7 +8,7 @@ transformers 5 takes every T5 for tied, and unties it on finding both tables; wh
 from typing import Any
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.configs import Entry, FieldMap, Fields, Json, Shapes, field, harmless
+from llm_jax.interop.fields import Entry, FieldMap, Fields, Json, Shapes, field, harmless
 from llm_jax.interop.names import NameMap
 from llm_jax.interop.names.rules import Rule, linear, same
 from llm_jax.interop.names.seq2seq.sides import DECODING, layers

@@ -6,16 +6,15 @@ arXiv:1602.05629.
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.data.documents import Document
 from llm_jax.data.order import keys, permute
+from llm_jax.data.turns import Named
 from llm_jax.text import cache
 from llm_jax.text.shards import Shard
 
@@ -54,7 +53,7 @@ class Rounds:
         return client, row, round_, index < sizes[client]
 
     def clients(
-        self, shards: Sequence[Shard], documents: "Named | None", cache_dir: str | Path | None = None
+        self, shards: Sequence[Shard], documents: Named | None, cache_dir: str | Path | None = None
     ) -> list[Shard]:
         """Return a client's documents each, in the order of the clients' names.
 
@@ -75,23 +74,6 @@ class Rounds:
                 f"try {len(names)}"
             )
         return [part(shard, np.flatnonzero(which == i)) for i in range(len(names))]
-
-
-class Turns(Protocol):
-    """How the rows of a training split come in turn, other than each once an epoch; see `Rounds`."""
-
-    def order(self, n: np.ndarray, batch_size: int, sizes: np.ndarray, seed: int) -> tuple[np.ndarray, ...]: ...
-    def clients(
-        self, shards: Sequence[Shard], documents: "Named | None", cache_dir: str | Path | None = None
-    ) -> list[Shard]: ...
-
-
-class Named(Protocol):
-    """Documents with names; iterating anew reads anew."""
-
-    @property
-    def fingerprint(self) -> str: ...
-    def __iter__(self) -> Iterator[Document]: ...
 
 
 def _matches(pattern: str, documents: Named | None, cache_dir: str | Path | None) -> list[str]:

@@ -18,10 +18,10 @@ from llm_jax.mesh import plan
 from llm_jax.mesh.place import place
 from llm_jax.mesh.remat import named
 from llm_jax.nn.attention import Context
-from llm_jax.nn.cache import Part, Recurrent
 from llm_jax.nn.declare import weight
 from llm_jax.nn.initial import ones
 from llm_jax.nn.linear import linear
+from llm_jax.nn.recurrent.state import Part, Recurrent
 
 
 def causal_conv(

@@ -1,0 +1,1 @@
+"""Text in, text out: prompts encoded, continued by `decode`, decoded; and conversations, turn by turn."""
