@@ -3,8 +3,8 @@
 Measured with the commands below: BERT, which is asked which of two parts came first, too, 6.112 held-out nats a hidden
 token, near what the frequencies of tokens give, and right about the order as often as by chance: attention by learned
 positions finds its neighbours late, and 600 steps are the beginning of its training. ModernBERT with windows of 8
-tokens, which in most layers has nothing but neighbours to look at, is at 4.977 after as many, with twice as many tokens
-hidden.
+tokens, in which half of its layers have nothing but neighbours to look at, is at 4.977 after as many, with twice as
+many tokens hidden.
 
 python -m llm_jax train --config=configs/bert_sotu.py --workdir=runs/bert
 python -m llm_jax train --config=configs/bert_sotu.py:modernbert --workdir=runs/modernbert
