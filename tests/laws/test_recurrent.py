@@ -64,6 +64,17 @@ def test_a_layer_is_the_published_equations(name):
     close(along(CELLS[name], params, X), by_hand(name, params, X))
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_gradients_are_those_of_the_published_equations(name):
+    params, size = drawn(CELLS[name]), 1e-6
+    gradient = jax.grad(lambda p: (along(CELLS[name], p, X) * DY).sum())(params)
+    for leaf, value in params.items():
+        way = rng.normal(size=value.shape)
+        ends = [by_hand(name, params | {leaf: value + sign * size * way}, X) for sign in (1, -1)]
+        slope = ((ends[0] - ends[1]) * DY).sum() / (2 * size)
+        close((gradient[leaf] * way).sum(), slope, rtol=1e-4, atol=1e-4, err_msg=leaf)
+
+
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", CELLS)
 def test_a_layer_and_its_gradients_are_those_of_torch(name):

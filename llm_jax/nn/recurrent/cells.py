@@ -5,6 +5,7 @@ applies the reset gate after the recurrent product, as cuDNN's does. Variational
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -129,24 +130,51 @@ class RecurrentLayer(nn.Module):
         return outputs, cache and cache.write(layer, state)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _along(cell, inputs, kernel, late, mask, state, segments):
-    """Return the outputs [B,T,D] of all steps and the state after the last; padding leaves the state as it is."""
-    steps: tuple[Array, ...] = (jnp.moveaxis(inputs, 1, 0),)
-    if segments is not None:
-        steps += ((segments > 0).T, begins(segments).T)
+    """Return the outputs [B,T,D] of all steps and the state after the last; padding leaves the state as it is.
 
-    def step(state: State, each: tuple[Array, ...]) -> tuple[State, Array]:
+    The kernel's gradient is one product of all steps, not one of few rows in each.
+    """
+    return _steps(cell, kernel, segments, inputs, None, late, mask, state)[:2]
+
+
+def _forward(cell, inputs, kernel, late, mask, state, segments):
+    given = inputs, jnp.zeros_like(inputs), late, mask, state
+    (*out, hidden), back = jax.vjp(partial(_steps, cell, kernel, segments), *given)
+    return tuple(out), (back, hidden, kernel)
+
+
+def _backward(cell, saved, d):
+    back, hidden, kernel = saved
+    inputs, products, late, mask, state = back((*d, jnp.zeros_like(hidden)))
+    (of_kernel,) = jax.vjp(lambda kernel: jnp.einsum("btd,dgf->btgf", hidden, kernel), kernel)[1](products)
+    return inputs, of_kernel, late, mask, state, None
+
+
+_along.defvjp(_forward, _backward)
+
+
+def _steps(cell, kernel, segments, inputs, beside, late, mask, state):
+    """Return as `_along`, and what was multiplied by the kernel [B,T,D]; beside: what each product is added to."""
+    steps = {"inputs": inputs} | ({} if beside is None else {"beside": beside})
+    if segments is not None:
+        steps |= {"real": segments > 0, "begins": begins(segments)}
+
+    def step(state: State, now: dict[str, Array]) -> tuple[State, tuple[Array, Array]]:
         if segments is not None:
-            state = {name: jnp.where(each[2][:, None], 0, value) for name, value in state.items()}
-        hidden = place(state["hidden"], "batch", None) * mask
-        output, new = cell.step(each[0], jnp.einsum("bd,dgf->bgf", hidden.astype(kernel.dtype), kernel), late, state)
+            state = {name: jnp.where(now["begins"][:, None], 0, value) for name, value in state.items()}
+        hidden = (place(state["hidden"], "batch", None) * mask).astype(kernel.dtype)
+        product = jnp.einsum("bd,dgf->bgf", hidden, kernel)
+        product = product if beside is None else product + now["beside"]
+        output, new = cell.step(now["inputs"], product, late, state)
         if segments is not None:
-            new = {name: jnp.where(each[1][:, None], value, state[name]) for name, value in new.items()}
-        return new, output
+            new = {name: jnp.where(now["real"][:, None], value, state[name]) for name, value in new.items()}
+        return new, (output, hidden)
 
     state = {name: value.astype(inputs.dtype) if name == "hidden" else value for name, value in state.items()}
-    state, outputs = jax.lax.scan(step, state, steps)
-    return jnp.moveaxis(outputs, 0, 1), state
+    state, (outputs, hidden) = jax.lax.scan(step, state, {name: jnp.moveaxis(x, 1, 0) for name, x in steps.items()})
+    return jnp.moveaxis(outputs, 0, 1), state, jnp.moveaxis(hidden, 0, 1)
 
 
 def variational(x: Array, rate: float, key: Key | None, axis: int | None = None) -> Array:
