@@ -30,14 +30,14 @@ def tokenizer(data: Data) -> Tokenizer:
     return tokenizers.build(name, options, texts, fingerprint)
 
 
-def batches(config: Config, d: Data, w: Local, words: Tokenizer, template: str | None = None) -> Loaders:
+def batches(config: Config, data: Data, local: Local, words: Tokenizer, template: str | None = None) -> Loaders:
     """Return the loaders of a configuration; the chat template is for a form that needs one."""
-    rounds = Rounds(w.workers, w.every, d.clients, d.client_pattern) if d.federated else None
-    turns = rounds if d.poisson is None else Poisson(d.poisson)
+    rounds = Rounds(local.workers, local.every, data.clients, data.client_pattern) if data.federated else None
     return build(
-        tokenizer=words, seq_len=d.seq_len, batch_size=d.batch_size, source=d.source, options=d.options,
-        mixture=d.mixture, normalization=d.normalization, packing=d.packing, seed=config.values["seed"], rounds=turns,
-        transform=reshaping(config, words), form=form(d.form), template=template,
+        tokenizer=words, seq_len=data.seq_len, batch_size=data.batch_size, source=data.source, options=data.options,
+        mixture=data.mixture, normalization=data.normalization, packing=data.packing, seed=config.values["seed"],
+        rounds=rounds if data.poisson is None else Poisson(data.poisson), transform=reshaping(config, words),
+        form=form(data.form), template=template,
     ).whole()  # fmt: skip
 
 
