@@ -187,7 +187,11 @@ def test_a_file_that_is_not_whole_is_refused_with_the_line(old, new, message, tm
 def test_a_file_becomes_a_workdir_that_writes(tmp_path, capsys):
     (tmp_path / "a.arpa").write_text(TOY)
     assert main(["import", str(tmp_path / "a.arpa"), f"--workdir={tmp_path / 'run'}"]) == 0
-    assert main(["sample", f"--workdir={tmp_path / 'run'}", "--prompt=sea", "--tokens=1", "--greedy"]) == 0
-    assert "sea" in capsys.readouterr().out
+    for how in ("--greedy", "--beams=2"):
+        capsys.readouterr()
+        assert main(["sample", f"--workdir={tmp_path / 'run'}", "--prompt=sea", "--tokens=1", how]) == 0
+        assert capsys.readouterr().out == "sea ship\n"
+    assert main(["export", f"--workdir={tmp_path / 'run'}", f"--to={tmp_path / 'out'}"]) == 2
+    assert "model.name='backoff' has no class in transformers; n-grams" in capsys.readouterr().err
     assert main(["import", str(tmp_path / "b.arpa"), f"--workdir={tmp_path / 'other'}"]) == 2
     assert "b.arpa is not there" in capsys.readouterr().err

@@ -177,9 +177,8 @@ def _without_markers(part: Order, ids: np.ndarray) -> Order:
 
 def _of_words(words: list[str]) -> Tokenizer:
     """Return the tokenizer of words between spaces; a text begins with <s> and ends with </s>, if they are words."""
-    from tokenizers import Regex
+    from tokenizers import Regex, models, pre_tokenizers, processors
     from tokenizers import Tokenizer as Engine
-    from tokenizers import models, pre_tokenizers, processors
 
     ids = {word: i for i, word in enumerate(words)}
     engine = Engine(models.WordLevel(ids, unk_token=next(word for word in UNKNOWN if word in ids)))
