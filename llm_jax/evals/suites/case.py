@@ -97,6 +97,8 @@ class Case:
             UserError: it does not.
         """
         if not isinstance(self.model, Decodes):
+            if hasattr(self.model, "labels"):
+                raise UserError("this suite is of models that go on with a text, and this one tells labels")
             name = type(self.model).__name__.lower()
             raise UserError(f"model.name={name!r} does not read from left to right, as this suite needs it to")
         return self.model
