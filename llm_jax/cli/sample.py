@@ -117,9 +117,8 @@ def _sample(flags: argparse.Namespace) -> int:
 def _write(made: Iterator[tuple[int, str]], prompt: str, num: int, to: TextIO) -> None:
     """Write one text as it is made, several when they are."""
     if num == 1:
-        to.write(prompt)
-        for _, piece in made:
-            to.write(piece)
+        for at, (_, piece) in enumerate(made):  # what is refused is so before the first piece
+            to.write(piece if at else prompt + piece)
             to.flush()
         to.write("\n")
         return

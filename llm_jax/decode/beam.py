@@ -8,6 +8,7 @@ of them a token; above that, longer texts win. The search itself, its ways to st
 A row is searched as if it were alone: neither the other rows of a batch nor padding change what is found.
 """
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,8 @@ from llm_jax.decode.filters import NOTHING
 from llm_jax.decode.prompts import ALL, Prompts, aligned, bucket, check_prompts, check_sources
 from llm_jax.decode.sample import check_numbers, layout, unrolled, unstacked
 from llm_jax.mesh import hosts
+
+LARGEST = 69.0  # logarithm of what log-probabilities are divided or multiplied by at most: scores are float32
 
 STOPPING = {
     "full": "as soon as `width` texts have ended (early_stopping=True of transformers)",
@@ -133,6 +136,11 @@ def search(
     if num > beams.width:
         raise UserError(
             f"sample.num={num} is above sample.beams={beams.width}, the texts that are kept; widen the beams"
+        )
+    if abs(beams.length_penalty) * math.log(max_new_tokens) > LARGEST:
+        raise UserError(
+            f"sample.length_penalty={beams.length_penalty} is beyond what scores of {max_new_tokens} tokens can hold; "
+            f"give one within ±{math.floor(LARGEST / math.log(max_new_tokens))}, or fewer tokens"
         )
     check_prompts(model, prompts, max_new_tokens)
     check_sources(model, prompts, sources)

@@ -4,6 +4,7 @@ import math
 
 from llm_jax.adapt.adapted import unadapted
 from llm_jax.core.table import lookup
+from llm_jax.core.types import Embeds, Samples
 from llm_jax.learn.accountant import Accountant
 from llm_jax.run.build import Run
 from llm_jax.run.judge.kinds import evaluator, told
@@ -53,11 +54,12 @@ def following(run: Run) -> str:
         return 'ask --workdir={} --passage=FILE --question="…"' if asks else 'classify --workdir={} --text="…"'
     if run.template is not None:
         return "chat --workdir={}"
-    return (
-        'sample --workdir={} --prompt="My fellow citizens"'
-        if run.sections.data.form is None
-        else "evaluate --workdir={}"
-    )
+    if run.sections.data.form is not None:
+        return "evaluate --workdir={}"
+    model = unadapted(run.model)
+    if isinstance(model, Embeds):
+        return 'embed --workdir={} "a cat" "a kitten"'
+    return "sample --workdir={} --prompt=" + ('"" --num=3' if isinstance(model, Samples) else '"My fellow citizens"')
 
 
 def closing(run: Run, workdir: Workdir, outcome: Outcome) -> str:

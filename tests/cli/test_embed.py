@@ -103,6 +103,13 @@ def test_what_cannot_be_embedded_is_refused(workdir, capsys, texts, more, said):
     assert said in capsys.readouterr().err
 
 
+def test_what_an_encoder_does_not_do_is_refused_before_a_word_is_said(workdir, capsys):
+    for more in ([], ["--beams=2"], ["--num=2"]):
+        assert main(["sample", f"--workdir={workdir}", "--prompt=the", *more]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and "does not continue texts" in said.err
+
+
 def test_a_model_that_makes_no_vectors_is_refused(workdir, tmp_path, capsys):
     run = shutil.copytree(workdir, tmp_path / "run")
     config = json.loads((run / "config.json").read_text())

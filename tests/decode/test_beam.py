@@ -123,6 +123,14 @@ def test_one_beam_is_greedy(case):
     assert [[text.ids for text in texts] for texts in run(model, **given, beams=Beams(1))] == [[ids] for ids in greedy]
 
 
+def test_texts_that_end_at_once_are_all_there_is():
+    """Every id ends a text, and beams are more than there are ids."""
+    (found,) = run(FEW, [[3, 1]], max_new_tokens=NEW, stop_ids=range(5), num=8, beams=Beams(8, 1.0))
+    log_p = np.asarray(jax.nn.log_softmax(FEW.apply(PARAMS[id(FEW)], {"tokens": np.array([[3, 1]])}).logits))[0, -1]
+    assert [text.ids for text in found] == [[i] for i in np.argsort(-log_p).tolist()]
+    np.testing.assert_allclose([text.score for text in found], np.sort(log_p)[::-1], rtol=1e-5)
+
+
 def test_only_ids_below_vocab_size_are_written():
     for texts in run(LLAMA, PROMPTS, vocab_size=9, beams=Beams(4, 0.7), num=4):
         assert max(i for text in texts for i in text.ids) <= 8
@@ -166,6 +174,11 @@ def test_rows_taken_of_a_cache_are_those_rows(before, rows, unrolled):
         ({"beams": (0,)}, r"sample\.beams=0 must be"),
         ({"beams": (True,)}, r"sample\.beams=True must be"),
         ({"beams": (2, float("nan"))}, r"sample\.length_penalty=nan must be"),
+        (
+            {"beams": (2, -100)},
+            r"sample\.length_penalty=-100 is beyond what scores of 10 tokens .* within ±29, or fewer",
+        ),
+        ({"beams": (2, 100.0), "max_new_tokens": 4096}, r"sample\.length_penalty=100\.0 .* within ±8"),
         ({"beams": (2, 1.0, "never")}, "sample.stopping='never' must be one of: full, likely, sure"),
         ({"beams": (2,), "num": 3}, r"sample\.num=3 is above sample\.beams=2"),
         ({"sources": [[1]]}, "'llama' reads no source"),

@@ -118,6 +118,46 @@ def test_a_file_of_words_backs_off_as_it_says(tmp_path):
     np.testing.assert_allclose(log10s(model, params, ids), [-0.1, -0.2 - 0.4, -0.25, -0.6, -0.7], atol=1e-6)
 
 
+ODD = {
+    "line ends of windows and a mark of the byte order": "\ufeff"
+    + TOY.removeprefix("a comment\n").replace("\n", "\r\n"),
+    "spaces for tabs, and about the sign": TOY.replace("\t", "  ").replace("ngram 2=3", "ngram\t2 = 3"),
+    "no empty lines, and what follows the end": TOY.replace("\n\n", "\n") + "what a program said\n",
+    "a weight of nothing in the last order": TOY.replace("sea ship", "sea ship\t0"),
+    "an order without any n-gram": TOY.replace("2=3", "2=3\nngram 3=0").replace("\\end", "\\3-grams:\n\n\\end"),
+    "an impossible word": TOY.replace("-99\t<s>", "-inf\t<s>"),
+    "the unknown in capitals": TOY.replace("<unk>", "<UNK>"),
+    "words in which other white space stands": TOY.replace("ship", "s\u00a0h\u2028i\u3000p"),
+}
+
+
+@pytest.mark.parametrize("text", ODD.values(), ids=ODD)
+def test_a_file_of_odd_but_legal_lines_says_the_same(text, tmp_path):
+    (tmp_path / "a.arpa").write_bytes(text.encode())
+    model, params, words = imported(tmp_path / "a.arpa")
+    assert np.isfinite(params["1"]["log_p"]).all()
+    said = "sea sea " + text[text.index("sea s") + 4 :].partition("\n")[0].partition("\t")[0].rstrip("\r")
+    ids = np.array([*words.frame[0], *words.encode(said), words.eos_id, *words.encode("whale")])
+    np.testing.assert_allclose(log10s(model, params, ids), [-0.1, -0.2 - 0.4, -0.25, -0.6, -1.0], atol=1e-6)
+    assert words.decode(ids) == f"{said} {'<UNK>' if '<UNK>' in text else '<unk>'}"
+
+
+def test_without_a_word_for_the_unknown_it_is_one_that_is_never_said(tmp_path):
+    """As KenLM takes such files; of a single word, too."""
+    (tmp_path / "a.arpa").write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n0\tsea\n\n\\end\\\n")
+    model, params, words = imported(tmp_path / "a.arpa")
+    ids = words.encode("sea sea whale")
+    assert ids.tolist() == [0, 0, 1]
+    np.testing.assert_allclose(log10s(model, params, ids), [0, -99], rtol=1e-6)
+
+
+def test_a_file_of_markers_alone_is_one_of_words(tmp_path):
+    text = TOY[: TOY.index("-0.4\tsea")].replace("1=5\nngram 2=3", "1=3").replace("\t-0.3", "") + "\\end\\\n"
+    (tmp_path / "a.arpa").write_text(text)
+    model, params, words = imported(tmp_path / "a.arpa")
+    np.testing.assert_allclose(log10s(model, params, np.array([*words.frame[0], words.eos_id])), [-0.6], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -128,6 +168,11 @@ def test_a_file_of_words_backs_off_as_it_says(tmp_path):
         ("-0.5\tsea </s>", "-0.5\tsea whale", "a.arpa:16: the word 'whale' is no unigram"),
         ("-0.5\tsea </s>", "half\tsea </s>", "a.arpa:16: 'half sea </s>' has what is no number"),
         ("-0.5\tsea </s>", "-0.5\tsea ship", "order 2 above comes twice"),
+        ("-0.5\tsea </s>", "nan\tsea </s>", "a.arpa:16: 'nan sea </s>': log10 p should be at most 0"),
+        ("-0.5\tsea </s>", "0.5\tsea </s>", "a.arpa:16: '0.5 sea </s>': log10 p should be at most 0"),
+        ("-0.5\tsea </s>", "-0.5\tsea </s>\t-1", "of the last order 0 or none"),
+        ("sea\t-0.2", "sea\tinf", "the weight finite"),
+        ("ngram 1=5", "ngram 1=0", "there are no words"),
         ("-0.7\tship", "-0.7\tsea", "a.arpa:11: the word 'sea' comes twice"),
         ("\\end\\", "", "the file ends before"),
     ],
@@ -142,7 +187,11 @@ def test_a_file_that_is_not_whole_is_refused_with_the_line(old, new, message, tm
 def test_a_file_becomes_a_workdir_that_writes(tmp_path, capsys):
     (tmp_path / "a.arpa").write_text(TOY)
     assert main(["import", str(tmp_path / "a.arpa"), f"--workdir={tmp_path / 'run'}"]) == 0
-    assert main(["sample", f"--workdir={tmp_path / 'run'}", "--prompt=sea", "--tokens=1", "--greedy"]) == 0
-    assert "sea" in capsys.readouterr().out
+    for how in ("--greedy", "--beams=2"):
+        capsys.readouterr()
+        assert main(["sample", f"--workdir={tmp_path / 'run'}", "--prompt=sea", "--tokens=1", how]) == 0
+        assert capsys.readouterr().out == "sea ship\n"
+    assert main(["export", f"--workdir={tmp_path / 'run'}", f"--to={tmp_path / 'out'}"]) == 2
+    assert "model.name='backoff' has no class in transformers; n-grams" in capsys.readouterr().err
     assert main(["import", str(tmp_path / "b.arpa"), f"--workdir={tmp_path / 'other'}"]) == 2
     assert "b.arpa is not there" in capsys.readouterr().err

@@ -134,6 +134,16 @@ def test_streamed_pieces_join_to_the_decoded_text(tokenizer):
         assert "".join(pieces) == tokenizer.decode(ids)
 
 
+def test_what_follows_a_text_has_the_space_between(tokenizer):
+    """Some decoders take the space before a text away; it is none where a text goes on."""
+    for text in CORPUS:
+        ids, told = tokenizer.encode(text).tolist(), tokenizer.decode(tokenizer.encode(text))
+        for cut in (1, len(ids) // 2):
+            first = tokenizer.decode(ids[:cut])
+            if told.startswith(first):  # else it ends within a character
+                assert first + "".join(streaming.stream(tokenizer, ids[cut:], ids[:cut])) == told
+
+
 def test_a_stream_never_shows_half_a_character(built):
     pieces = list(streaming.stream(built["bytes"], "a€😀".encode()))
     assert pieces == ["a", "", "", "€", "", "", "", "😀", ""]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 MARKERS = ("<s>", "</s>", "<unk>")
+NEVER = -99.0  # log10 of a probability of zero
 
 
 class Order(NamedTuple):

@@ -1,5 +1,10 @@
-"""An ARPA file as a model that backs off: its lines, what is wrong with them, and the tokenizer of its words."""
+"""An ARPA file as a model that backs off: its lines, what is wrong with them, and the tokenizer of its words.
 
+What is legal is what KenLM reads: words between spaces and tabs (no other white space parts them), orders without any
+n-gram, a weight of 0 in the last order, no <unk>.
+"""
+
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.arpa import MARKERS, Order, keys
+from llm_jax.interop.arpa import MARKERS, NEVER, Order, keys
 from llm_jax.interop.safetensors import Info
 from llm_jax.interop.source import Source, beside
 from llm_jax.models.classical.backoff import arrays
@@ -16,6 +21,9 @@ from llm_jax.text import tokenizers
 from llm_jax.text.base import Tokenizer
 
 LN10 = np.log(10)
+UNKNOWN = ("<unk>", "<UNK>")  # how files name the word that stands for all others
+SPACES = " \t\r\n"
+HEADER = re.compile(rf"ngram[{SPACES}]+([0-9]+)[{SPACES}]*=[{SPACES}]*([0-9]+)")
 
 
 class File(NamedTuple):
@@ -31,12 +39,12 @@ def read(path: Path) -> File:
     Raises:
         UserError: the file is none, or not whole; the message names the line.
     """
-    with path.open(encoding="utf-8", errors="strict") as text:
+    with path.open(encoding="utf-8-sig", errors="strict") as text:
         lines = _Lines(path, text)
         try:
             return _read(lines)
         except UnicodeDecodeError as error:
-            raise lines.wrong(f"it is no UTF-8: {error}") from None
+            raise lines.wrong(f"what follows is no UTF-8, convert it, such as with iconv: {error}") from None
 
 
 class _Lines:
@@ -48,8 +56,8 @@ class _Lines:
     def next(self) -> str:
         for number, line in self._lines:
             self.number = number
-            if line.strip():
-                return line.strip()
+            if found := line.strip(SPACES):
+                return found
         raise self.wrong("the file ends before \\end\\")
 
     def wrong(self, why: str) -> UserError:
@@ -60,13 +68,13 @@ def _read(lines: _Lines) -> File:
     while lines.next() != "\\data\\":  # a comment
         pass
     sizes: list[int] = []
-    while (line := lines.next()).startswith("ngram "):
-        name, _, number = line.removeprefix("ngram ").partition("=")
-        if name.strip() != str(len(sizes) + 1) or not number.strip().isdecimal():
+    while (line := lines.next()).startswith("ngram"):
+        told = HEADER.fullmatch(line)
+        if told is None or int(told[1]) != len(sizes) + 1:
             raise lines.wrong(f"{line!r} should be the number of n-grams of order {len(sizes) + 1}")
-        sizes.append(int(number))
-    if not sizes:
-        raise lines.wrong("no order is named; a line such as 'ngram 1=1000' should follow \\data\\")
+        sizes.append(int(told[2]))
+    if not sizes or not sizes[0]:
+        raise lines.wrong("there are no words; a line such as 'ngram 1=1000' should follow \\data\\")
     ids: dict[str, int] = {}
     found = []
     for order, size in enumerate(sizes, 1):
@@ -84,15 +92,19 @@ def _order(lines: _Lines, order: int, size: int, last: int, ids: dict[str, int])
     tokens: list[list[int]] = []
     log_p, backoff = [], []
     for _ in range(size):
-        cells = lines.next().split()
-        if len(cells) not in (order + 1, order + 2 - (order == last)):
+        cells = re.split(f"[{SPACES}]+", lines.next())
+        if len(cells) not in (order + 1, order + 2):
             raise lines.wrong(
                 f"{' '.join(cells)!r} should be log10 p, {order} words and, below the last order, a weight"
             )
         try:
-            values = [float(cell) for cell in (cells[0], *cells[order + 1 :])]
+            p, weight = (float(cell) for cell in (cells[0], *cells[order + 1 :], "0")[:2])
         except ValueError:
             raise lines.wrong(f"{' '.join(cells)!r} has what is no number for log10 p or the weight") from None
+        if not p <= 0 or not weight < np.inf or (order == last and weight):
+            raise lines.wrong(
+                f"{' '.join(cells)!r}: log10 p should be at most 0, and the weight finite, of the last order 0 or none"
+            )
         words = cells[1 : order + 1]
         if order == 1 and ids.setdefault(words[0], len(ids)) != len(tokens):
             raise lines.wrong(f"the word {words[0]!r} comes twice")
@@ -100,8 +112,8 @@ def _order(lines: _Lines, order: int, size: int, last: int, ids: dict[str, int])
             tokens.append([ids[word] for word in words])
         except KeyError as error:
             raise lines.wrong(f"the word {error.args[0]!r} is no unigram of the file") from None
-        log_p.append(values[0])
-        backoff.append(values[1] if len(values) > 1 else 0.0)
+        log_p.append(max(p, NEVER))
+        backoff.append(max(weight, NEVER))
     grams = np.array(tokens, np.int32).reshape(-1, order)
     if len(np.unique(keys(grams))) != size:
         raise lines.wrong(f"an n-gram of order {order} above comes twice")
@@ -130,8 +142,10 @@ def source(path: Path) -> Source:
     beside the file, if any; else words are what stands between spaces.
     """
     words, orders = read(path)
+    if not any(word in UNKNOWN for word in words):
+        words, orders = [*words, UNKNOWN[0]], [_with_unknown(orders[0]), *orders[1:]]
     named = [word for word in words if word not in MARKERS]
-    if named == [str(i) for i in range(len(named))]:
+    if named and named == [str(i) for i in range(len(named))]:
         tokenizer = beside(path.parent)
         ids = np.array([int(word) if word not in MARKERS else -1 for word in words])
         orders = [_without_markers(part, ids) for part in orders]
@@ -145,8 +159,14 @@ def source(path: Path) -> Source:
             len(named), part.tokens, part.log_p * LN10, part.backoff * LN10 if n < last else None
         ).items()
     }  # fmt: skip
-    config = {"vocab_size": len(named), "sizes": [len(part.tokens) for part in orders]}
+    config = {"vocab_size": len(named), "sizes": [len(tables[f"{n}/grams"]) for n in range(1, last + 1)]}
     return Source(path, "arpa", config, Held(tables), tokenizer, ready="backoff")
+
+
+def _with_unknown(part: Order) -> Order:
+    """Return the unigrams of a file of known words alone with one more, which is never said."""
+    tokens = np.append(part.tokens, np.array([[len(part.tokens)]], np.int32), axis=0)
+    return Order(tokens, np.append(part.log_p, NEVER), np.append(part.backoff, 0.0))
 
 
 def _without_markers(part: Order, ids: np.ndarray) -> Order:
@@ -157,12 +177,12 @@ def _without_markers(part: Order, ids: np.ndarray) -> Order:
 
 def _of_words(words: list[str]) -> Tokenizer:
     """Return the tokenizer of words between spaces; a text begins with <s> and ends with </s>, if they are words."""
+    from tokenizers import Regex, models, pre_tokenizers, processors
     from tokenizers import Tokenizer as Engine
-    from tokenizers import models, pre_tokenizers, processors
 
     ids = {word: i for i, word in enumerate(words)}
-    engine = Engine(models.WordLevel(ids, unk_token="<unk>"))
-    engine.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    engine = Engine(models.WordLevel(ids, unk_token=next(word for word in UNKNOWN if word in ids)))
+    engine.pre_tokenizer = pre_tokenizers.Split(Regex(f"[{SPACES}]+"), "removed")
     engine.add_special_tokens([word for word in ("<s>", "</s>") if word in ids])
     begin, end = ((word if word in ids else None) for word in ("<s>", "</s>"))
     if begin:

@@ -7,10 +7,8 @@ from typing import Any
 import numpy as np
 
 from llm_jax.core.table import UserError
-from llm_jax.interop.arpa import MARKERS, Order, keys
+from llm_jax.interop.arpa import MARKERS, NEVER, Order, keys
 from llm_jax.models.classical.tables import unpack
-
-NEVER = -99.0  # log10 of a probability of zero
 
 
 def orders(model: Any, ready: Mapping[str, Any]) -> list[Order]:

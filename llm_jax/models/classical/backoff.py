@@ -98,7 +98,7 @@ def _unused(key: Key, shape: tuple[int, ...]) -> Array:
 
 
 def arrays(vocab_size: int, tokens: np.ndarray, log_p: np.ndarray, backoff: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the parameters of one order, sorted.
+    """Return the parameters of one order, sorted; of an order without n-grams one row that is none.
 
     Args:
         vocab_size: V.
@@ -106,6 +106,10 @@ def arrays(vocab_size: int, tokens: np.ndarray, log_p: np.ndarray, backoff: np.n
         log_p: [C], natural logarithms.
         backoff: [C], or None of the highest order.
     """
+    if not len(tokens):
+        grams = np.full((1, tables.width(tokens.shape[1], vocab_size)), tables.UNUSED)
+        found = {"grams": grams, "log_p": np.zeros(1, np.float32)}
+        return found if backoff is None else found | {"backoff": np.zeros(1, np.float32)}
     grams = np.asarray(tables.pack(jnp.asarray(tokens, jnp.int32), vocab_size))
     rows = np.lexsort(grams.T[::-1])
     found = {"grams": grams[rows], "log_p": log_p[rows].astype(np.float32)}

@@ -66,6 +66,7 @@ def export(
             f"{opened.workdir.path} learnt labels; heads for them are exported with --format={choices(HEADED)}, of "
             "models that are learnt by gradients (hf merges an adapter, peft is the adapter alone)"
         )
+    _check_family(opened.resolved.values["model"]["name"])
     write = _writer(opened, form, step)
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
     what = described(opened.resolved.values, model, opened.workdir, dtype, tokenizer)
@@ -75,6 +76,16 @@ def export(
     except OSError as error:
         raise UserError(f"--to={to} cannot be written: {error.strerror or error}") from None
     return what
+
+
+def _check_family(name: str) -> None:
+    """Refuse a family for which other programs have no class."""
+    if name not in configs.FIELDS:
+        raise UserError(
+            f"model.name={name!r} has no class in transformers; n-grams are exported with --format=arpa, and "
+            f"llm_jax.open_run(WORKDIR).params() has the arrays of any run. Families that are exported: "
+            f"{choices(configs.FIELDS)}"
+        )
 
 
 def arpa(opened: OpenRun, to: str, step: int | None = None) -> int:
@@ -183,6 +194,6 @@ def check(section: Any, family: str, workdir: Workdir) -> None:
     if not section.every:
         return
     lookup(FORMATS, section.format, "export.format")
-    lookup(configs.FIELDS, family, "model.name of an export")
+    _check_family(family)
     if "://" in str(workdir.path):
         raise UserError(f"export.every={section.every} needs a workdir on a local disk, not {workdir.path}")

@@ -13,8 +13,8 @@ from llm_jax.decode.beam import search
 from llm_jax.decode.sample import generate, stream
 from llm_jax.run.parts.sampling import Sample
 from llm_jax.run.texts.prompts import asked, decoding, encoded, latent
+from llm_jax.text import streaming
 from llm_jax.text.base import Tokenizer
-from llm_jax.text.streaming import decoder
 
 
 def continuations(
@@ -34,15 +34,15 @@ def continuations(
             raise UserError("this model draws whole texts; give an empty prompt for each")
         starts, key = _starts(tokenizer, len(sample.prompts)), keys.fold(jax.random.key(seed), "sample")
         return _told(jax.jit(model.sample, static_argnums=3)(params, key, starts, sample.tokens), tokenizer)
-    stops = stops or tokenizer.stops
+    stops, given = stops or tokenizer.stops, asked(model, tokenizer, sample.prompts)
     if sample.beams is not None:
         texts = [best[0] for best in searched(model, params, tokenizer, sample.prompts, sample, stops=stops)]
     else:
         rows = generate(
-            decoding(model), params, **asked(model, tokenizer, sample.prompts), max_new_tokens=sample.tokens,
+            decoding(model), params, **given, max_new_tokens=sample.tokens,
             settings=sample.settings(), seed=seed, stop_ids=stops, vocab_size=tokenizer.vocab_size,
         )  # fmt: skip
-        texts = [tokenizer.decode(i for i in row if i not in stops) for row in rows]
+        texts = [_after(tokenizer, before, row, stops) for before, row in zip(given["prompts"], rows, strict=True)]
     between = "\n=> " if isinstance(model, Conditional) else ""
     return [prompt + between + text for prompt, text in zip(sample.prompts, texts, strict=True)]
 
@@ -63,11 +63,20 @@ def searched(
     Raises:
         UserError: as `decode.beam.search`.
     """
+    given = asked(model, tokenizer, prompts, starts)
     found = search(
-        decoding(model), params, **asked(model, tokenizer, prompts, starts), max_new_tokens=sample.tokens,
+        decoding(model), params, **given, max_new_tokens=sample.tokens,
         beams=sample.searching(), num=num, stop_ids=stops, vocab_size=tokenizer.vocab_size,
     )  # fmt: skip
-    return [[tokenizer.decode(i for i in text.ids if i not in stops) for text in texts] for texts in found]
+    return [
+        [_after(tokenizer, before, text.ids, stops) for text in texts]
+        for before, texts in zip(given["prompts"], found, strict=True)
+    ]
+
+
+def _after(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int], stops: Sequence[int]) -> str:
+    """The text of ids that follow others, with the space between."""
+    return "".join(streaming.stream(tokenizer, (i for i in ids if i not in stops), before))
 
 
 def ended(row: list[int], tokenizer: Tokenizer) -> list[int]:
@@ -93,7 +102,8 @@ def pieces(
     starts: what a decoder of an encoder-decoder starts with, see `asked`.
     """
     given = asked(model, tokenizer, [prompt], starts)
-    yield from streamed(model, params, tokenizer, given, sample, seed=seed, num=num, stops=stops)
+    before = given["prompts"][0]
+    yield from streamed(model, params, tokenizer, given, sample, seed=seed, num=num, stops=stops, before=before)
 
 
 def streamed(
@@ -106,9 +116,10 @@ def streamed(
     seed: int,
     num: int,
     stops: Sequence[int],
+    before: Sequence[int] = (),
 ) -> Iterator[tuple[int, str]]:
-    """Yield as `pieces` does, of what is `given` to `decode`: prompts as ids."""
-    decoders = [decoder(tokenizer) for _ in range(num)]
+    """Yield as `pieces` does, of what is `given` to `decode`: prompts as ids; the text goes on from `before`."""
+    decoders = [streaming.decoder(tokenizer, before) for _ in range(num)]
     made = stream(
         decoding(model), params, **given, max_new_tokens=sample.tokens, settings=sample.settings(), seed=seed, num=num,
         stop_ids=stops, vocab_size=tokenizer.vocab_size,
