@@ -176,20 +176,38 @@ def test_suites_judge_the_classes_of_held_out_texts(runs, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_robustness_of_a_classifier_is_its_accuracy_on_texts_that_are_changed(runs, capsys):
+    folder, _ = runs
+    asked = ["evaluate", f"--workdir={folder / 'tuned'}", "--suite=calibration,robustness:1.0"]
+    assert main(asked) == 0
+    found = json.loads((folder / "tuned/evaluations/30.suites.json").read_text())
+    told = {name: e["value"] for name, e in found["robustness:1.0"].items()}
+    assert told["accuracy"] == found["calibration"]["accuracy"]["value"] == told["whitespace/accuracy"]
+    run = open_run(folder / "tuned")
+    rows = list(csv.DictReader((folder / "test.csv").read_text().splitlines()))
+    tokens = np.array([[*row["text"].swapcase().encode(), run.tokenizer.eos_id] for row in rows])
+    said = run.model.apply(run.params(), {"tokens": tokens}).extras["scores"].argmax(-1)
+    large = np.mean([row["label"] == ("bad", "good")[i] for row, i in zip(rows, said, strict=True)])
+    assert told["case/accuracy"] == pytest.approx(large) and told["typos/accuracy"] < told["accuracy"]
+    assert told["case/decrease"] == pytest.approx(told["accuracy"] - large)
+
+
 def test_what_learnt_no_labels_does_not_classify(runs, capsys):
     folder, _ = runs
     assert main(["classify", f"--workdir={folder / 'base'}", "--text=a"]) == 2
     assert "'causal', which has no labels" in capsys.readouterr().err
     assert main(["evaluate", f"--workdir={folder / 'base'}", "--suite=fairness:start"]) == 2
     assert "needs a run of objective.name='classification'" in capsys.readouterr().err
-    assert main(["evaluate", f"--workdir={folder / 'tuned'}", "--suite=robustness"]) == 2
+    quiz = folder / "quiz.jsonl"
+    quiz.write_text('{"question": "a", "choices": ["a", "b"], "answer": 0}')
+    assert main(["evaluate", f"--workdir={folder / 'tuned'}", f"--suite=choices:{quiz}"]) == 2
     assert "this one tells labels" in capsys.readouterr().err
     assert main(["classify", f"--workdir={folder / 'tuned'}", "--text= "]) == 2
     assert "--text is empty" in capsys.readouterr().err
     assert main(["sample", f"--workdir={folder / 'tuned'}", "--prompt=a"]) == 2
     assert "needs a decoder" in capsys.readouterr().err
     assert main(["export", f"--workdir={folder / 'tuned'}", f"--to={folder / 'out'}"]) == 2
-    assert "no head of text for model.name=" in capsys.readouterr().err
+    assert "model.name='lstm' has no class in transformers" in capsys.readouterr().err
 
 
 def test_classes_that_are_not_named_are_asked_for(runs, capsys):

@@ -9,6 +9,7 @@ import numpy as np
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Decodes, Model, Params
 from llm_jax.data.documents import Document
+from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.records import Record
 from llm_jax.data.loader import Loader
 from llm_jax.evals.suites.texts import Reading
@@ -16,10 +17,15 @@ from llm_jax.mesh import hosts
 
 
 class Examples(NamedTuple):
-    """The classes that a run learnt, and its held-out records."""
+    """What a run that learnt classes makes of records, and those that are held out."""
 
-    labels: list[str]
+    form: Labelled
     records: Sequence[Record]
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes, in the order of their numbers."""
+        return self.form.names
 
 
 class Checked(NamedTuple):
