@@ -17,8 +17,8 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         "label",
         "Ask a service that speaks OpenAI's HTTP interface for answers to the prompts of a file, and write them as "
-        "examples for data.form.name=chat or pairs (sequence-level distillation), with --top for soft. Run again, it asks for "
-        "the rest.",
+        "examples for data.form.name=chat or pairs (sequence-level distillation), with --top for soft too. Run again, "
+        "it asks for the rest.",
     )
     parser.add_argument("--url", required=True, help="of the interface, such as https://api.openai.com/v1")
     parser.add_argument("--model", required=True, help="the name of the model at the service")
