@@ -4,7 +4,8 @@ Needs Debian or Ubuntu: `python -m llm_jax fetch debian_synopses`.
 
 Measured over 512 held-out descriptions, in about 12 CPU-minutes: ROUGE-L 32.4, BLEU 14.8 (95 %: 30.3 to 34.7, 12.4 to
 17.1), and the first sentence of each 26.7, 4.9. The synopsis of the nearest description by scikit-learn's TF-IDF makes
-53.2, 41.2: packages have siblings, whose synopses differ by a word. :decoder was not measured.
+53.2, 41.2: packages have siblings, whose synopses differ by a word. :decoder, as long, over 256 of them: ROUGE-L 22.8,
+BLEU 5.9 (20.5 to 25.4, 3.4 to 8.4), where their first sentences make 28.0, 5.3.
 
 python -m benchmarks.written --config=configs/summarise.py --workdir=runs/summarise --beams=4 --batches=16
 python -m llm_jax train --config=configs/summarise.py --workdir=runs/summarise

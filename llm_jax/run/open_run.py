@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import FrozenConfigDict
 
 from llm_jax.adapt.adapted import Adapted, unadapted
+from llm_jax.adapt.packed import Packed
 from llm_jax.core import tree
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Model, Objective, Params
@@ -134,16 +135,19 @@ class OpenRun:
     def leaves(self, paths: Iterable[str], step: int | None = None) -> Iterator[tuple[str, np.ndarray]]:
         """Yield (path, array on the host) of the (averaged) parameters, one read and verified at a time.
 
+        Those of an adapter are merged; packed ones are unpacked.
+
         Raises:
             UserError: there is no such checkpoint, or it is damaged.
         """
         saved = self._checkpoints()
         chosen = saved.latest() if step is None else step
         for path in paths:
-            if not isinstance(self.trained, Adapted):
+            if not isinstance(self.trained, Adapted | Packed):
                 yield path, self._stored(saved, path, chosen)
                 continue
-            kernel, use = self._stored(saved, f"base/{path}", chosen), self.trained.uses.get(path)
+            below = "base/" if isinstance(self.trained, Adapted) else ""
+            kernel, use = self._stored(saved, f"{below}{path}", chosen), self.trained.uses.get(path)
             if use is not None:
                 change = self._stored(saved, f"adapter/{path}", chosen) if use.kind else None
                 kernel = np.asarray(use({"kernel": kernel, "change": change}))

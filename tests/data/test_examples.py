@@ -1,6 +1,7 @@
 """Examples: rows of files as records, bad rows by name, and the forms that are made of them."""
 
 import dataclasses
+import gzip
 
 import numpy as np
 import pytest
@@ -60,6 +61,11 @@ def test_held_out_rows_are_disjoint_and_equal_rows_stay_together(tmp_path):
         ("a.csv", "text,label\n", "a.csv: there is no row"),
         ("a.jsonl", '{"text": "a"}\n\n{"text": \n', "a.jsonl:3: not a JSON object"),
         ("a.jsonl", "[1]\n", "a.jsonl:1: .* is no JSON object"),
+        ("a.jsonl", '{"text": "a"}\n{"text": "a", "text": "b"}\n', "a.jsonl:2: .*'text' is given twice"),
+        ("a.csv", b"text,label\na,b\nc\x00,d\n", r"a.csv:3: a NUL byte.*tr -d"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16-le"), "a.csv:1: a NUL byte.*iconv -f utf16le"),
+        ("a.csv", gzip.compress(b"text,label\na,b\n"), "a.csv: it is compressed.*gunzip"),
+        ("a.csv.gz", gzip.compress(b"text,label\na,b\n"), "a.csv.gz: it is compressed.*gunzip"),
         ("a.xlsx", "x", "a.xlsx: of no known kind; one of .csv"),
     ],
 )
@@ -85,9 +91,13 @@ LABELS = {"name": "labelled", "classes": ["bad", "good"]}
         (
             {"name": "labelled"},
             {"text": "a", "label": "bad"},
-            "a.jsonl:2: field 'label' is 'bad', and no number.*classes",
+            "a.jsonl:2: field 'label' is 'bad', and no finite number.*classes",
         ),
-        ({"name": "labelled"}, {"text": "a", "label": "nan"}, "a.jsonl:2: field 'label' is 'nan', and no number"),
+        (
+            {"name": "labelled"},
+            {"text": "a", "label": "nan"},
+            "a.jsonl:2: field 'label' is 'nan', and no finite number",
+        ),
         ({"name": "pairs"}, {"source": "a", "target": None}, "a.jsonl:2: field 'target' is of type NoneType"),
         (
             {"name": "pairs"},
@@ -107,6 +117,16 @@ LABELS = {"name": "labelled", "classes": ["bad", "good"]}
             r"a.jsonl:2: messages\[0\].role='bot' must",
         ),
         ({"name": "chat"}, {"messages": [{"role": "user", "content": "a"}]}, "a.jsonl:2: no message is of the role"),
+        *(
+            ({"name": "chat"}, {"messages": [{"role": role, "content": "a"} for role in roles]}, f"a.jsonl:2: {out}")
+            for roles, out in (
+                (("assistant", "user"), r"messages\[0\].role='assistant' stands where 'user' is due"),
+                (("system", "assistant"), r"messages\[1\].role='assistant' .* 'user' is due"),
+                (("user", "user", "assistant"), r"messages\[1\].role='user' .* 'assistant' is due"),
+                (("user", "assistant", "system"), r"messages\[2\].role='system' .* 'user' is due.*join"),
+            )
+        ),
+        ({"name": "labelled"}, {"text": "a", "label": 1e39}, "a.jsonl:2: field 'label' is 1e.39, and no finite number"),
         ({"name": "tagged", "classes": ["N", "V"]}, {"tokens": "a b", "tags": "N"}, "a.jsonl:2: 2 words .* and 1 tags"),
     ],
 )

@@ -73,6 +73,16 @@ def test_a_compressed_run_is_stored_in_few_bits_and_opens_like_any_other(folder,
     assert capsys.readouterr().out.startswith("the people")
 
 
+def test_what_is_exported_of_few_bits_computes_the_same(folder, tmp_path, capsys):
+    assert main(["export", f"--workdir={folder / 'int8'}", f"--to={tmp_path / 'out'}"]) == 0
+    assert main(["import", f"{tmp_path / 'out'}", f"--workdir={tmp_path / 'back'}"]) == 0
+    batch = {"tokens": np.arange(12, dtype=np.int32)[None]}
+    few, whole = (
+        run.model.apply(run.params(), batch).logits for run in map(open_run, (folder / "int8", tmp_path / "back"))
+    )
+    np.testing.assert_allclose(few, whole, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("verb", "flags", "told"),
     [
@@ -83,7 +93,6 @@ def test_a_compressed_run_is_stored_in_few_bits_and_opens_like_any_other(folder,
         ("train", ["--workdir={new}", "--config.prune.sparsity=0.5", "--config.train.ema=0.9"], "train.ema=0.9"),
         ("train", ["--workdir={new}", "--config.objective.name=distill"], "objective.teacher is missing"),
         ("train", ["--workdir={new}", "--config.train.learner=private"], "needs data.poisson"),
-        ("export", ["--workdir={int8}", "--to={new}"], "holds a packed model"),
         ("compress", ["--workdir={int8}", "--to={new}", "--quantize=int4"], "holds a packed model"),
         ("compress", ["--workdir={pruned}", "--to={int8}", "--quantize=int4"], "is there and not empty"),
         ("compress", ["--workdir={pruned}", "--to={new}"], "nothing to do"),

@@ -68,6 +68,7 @@ class Chat:
             )
         if not any(message["role"] == "assistant" for message in found):
             raise UserError(f"{record.name}: no message is of the role 'assistant', so there is nothing to learn")
+        check_turns(record, self.messages, found)
         told = [] if self.system is None or found[0]["role"] == "system" else [self.system]
         return [*({"role": "system", "content": text} for text in told), *found]
 
@@ -98,6 +99,22 @@ class Chat:
     def blank(self, seq_len: int) -> Fields:
         """Return the fields of one row."""
         return blank(seq_len)
+
+
+def check_turns(record: Record, field: str, found: list[Message]) -> None:
+    """Refuse messages that are no conversation: after a system's, if any, user and assistant take turns.
+
+    Raises:
+        UserError: names the first message out of turn.
+    """
+    first = int(found[0]["role"] == "system")
+    for number, message in enumerate(found[first:], first):
+        due = ("user", "assistant")[(number - first) % 2]
+        if message["role"] != due:
+            raise UserError(
+                f"{record.name}: {field}[{number}].role={message['role']!r} stands where {due!r} is due: user and "
+                "assistant take turns, after one message of the system, if any; join messages of one role, or remove it"
+            )
 
 
 def messages_of(record: Record, field: str) -> list[Message]:

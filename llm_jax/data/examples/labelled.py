@@ -15,6 +15,8 @@ from llm_jax.data.kept import Arrays
 from llm_jax.data.packing import Rows
 from llm_jax.text.base import Tokenizer
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
@@ -67,10 +69,10 @@ class Labelled:
             found = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError):
             found = math.nan
-        if not math.isfinite(found):
+        if not abs(found) <= LARGEST:
             raise UserError(
-                f"{record.name}: field {self.label!r} is {value!r}, and no number; to tell classes apart, state them "
-                "in their order: data.form.classes=['…','…']"
+                f"{record.name}: field {self.label!r} is {value!r}, and no finite number of 32 bits; to tell classes "
+                "apart, state them in their order: data.form.classes=['…','…']"
             )
         return found
 

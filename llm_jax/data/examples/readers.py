@@ -18,6 +18,7 @@ from llm_jax.data.examples.records import Record, Records, on_side
 
 Patterns = str | list | tuple | None
 LONGEST = 1 << 27  # characters of a cell
+GZIPPED = b"\x1f\x8b"
 DELIMITERS = {".tsv": "\t", ".tab": "\t"}
 READERS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 
@@ -115,6 +116,8 @@ def by_suffix(path: Path, delimiter: str | None = None, columns: Sequence[str] |
     """Yield the records of a file of a known kind."""
     suffix = path.suffix.lower()
     if suffix not in READERS:
+        if suffix == ".gz":
+            raise UserError(f"{path}: it is compressed; unpack it with `gunzip -k`")
         raise UserError(f"{path}: of no known kind; one of {choices(READERS)}, or set data.source to 'csv' or 'jsonl'")
     return objects(path) if READERS[suffix] == "jsonl" else rows(path, delimiter, columns)
 
@@ -189,7 +192,7 @@ def objects(path: Path) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{number}: not a JSON object ({error}); each line must be one") from None
         if not isinstance(value, dict):
@@ -200,19 +203,38 @@ def objects(path: Path) -> Iterator[Record]:
         yield Record(value, f"{path}:{number}")
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Return an object as a dict; a name that is given twice is an error."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found
+
+
 def _decoded(path: Path) -> str:
     """Return the content of a file, without a byte-order mark.
 
     Raises:
-        UserError: it is not UTF-8; the message gives the line.
+        UserError: it is not UTF-8, or holds a NUL byte; the message gives the line.
     """
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
-        return raw.decode("utf-8")
+        text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
+        if raw[:2] == GZIPPED:
+            raise UserError(
+                f"{path}: it is compressed; rename it to {path.name}.gz and unpack it with `gunzip`"
+            ) from None
         line = raw.count(b"\n", 0, error.start) + 1
         known = "utf16" if raw[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "latin1"
         raise UserError(
             f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x}); save it as UTF-8, such as by "
             f"`iconv -f {known} -t utf8`"
         ) from None
+    if "\0" in text:
+        raise UserError(
+            f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL byte, as files have that are UTF-16 "
+            "(`iconv -f utf16le -t utf8`) or no text at all; remove it, such as by `tr -d '\\000'`"
+        )
+    return text

@@ -4,6 +4,7 @@ LSTM: Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000. G
 applies the reset gate after the recurrent product, as cuDNN's does. Variational dropout: Gal & Ghahramani 2016.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,13 +26,15 @@ from llm_jax.nn.recurrent.state import Part, Recurrent
 
 State = dict[str, Array]
 KERNEL = fan_in()
+GATES = ("batch", None, "act_mlp")
+SIGMOIDS = (True, True, False, True)  # of an LSTM's gates: its candidate's is a tanh
 
 
 def lstm(gates: Float[Array, "B 4 D"], state: State) -> tuple[Float[Array, "B D"], State]:
     """One step: input, forget, candidate and output gates before their squashing -> output and state."""
-    write, keep, candidate, out = (gates[:, i].astype(jnp.float32) for i in range(4))
-    cell = jax.nn.sigmoid(keep) * state["cell"] + jax.nn.sigmoid(write) * jnp.tanh(candidate)
-    hidden = (jax.nn.sigmoid(out) * jnp.tanh(cell)).astype(gates.dtype)
+    write, keep, candidate, out = squash(gates.astype(jnp.float32), SIGMOIDS)
+    cell = keep * state["cell"] + write * candidate
+    hidden = (out * jnp.tanh(cell)).astype(gates.dtype)
     return hidden, {"hidden": hidden, "cell": cell}
 
 
@@ -40,10 +43,17 @@ def gru(
 ) -> tuple[Float[Array, "B D"], State]:
     """One step: reset and update gates and the candidate, of the input and of the state -> output and state."""
     x, h = inputs.astype(jnp.float32), recurrent.astype(jnp.float32)
-    reset, update = jax.nn.sigmoid(x[:, 0] + h[:, 0]), jax.nn.sigmoid(x[:, 1] + h[:, 1])
+    reset, update = squash(x[:, :2] + h[:, :2], (True, True))
     candidate = jnp.tanh(x[:, 2] + reset * h[:, 2])
     hidden = (1 - update) * candidate + update * state["hidden"].astype(jnp.float32)
     return hidden.astype(inputs.dtype), {"hidden": hidden.astype(inputs.dtype)}
+
+
+def squash(gates: Float[Array, "B G D"], sigmoids: tuple[bool, ...]) -> Iterator[Float[Array, "B D"]]:
+    """Return each gate's sigmoid, or its tanh, by one tanh of all: XLA's CPU backend is slow on slices of an array."""
+    half = jnp.where(jnp.array(sigmoids), 0.5, 1.0)[:, None]
+    all_gates = jnp.tanh(gates * half)
+    return (0.5 + 0.5 * all_gates[:, i] if sigmoid else all_gates[:, i] for i, sigmoid in enumerate(sigmoids))
 
 
 def begins(segments: Int[Array, "B T"]) -> Array:
@@ -62,6 +72,7 @@ class Lstm:
     """The cell of an LSTM; the cell's own state is float32."""
 
     gates: int = 4
+    added: bool = True  # a step knows the sum alone of what comes from the input and from the state
     late_bias: bool = False
     init: Any = KERNEL
     bias: Any = _forget_one
@@ -80,6 +91,7 @@ class Gru:
     """The cell of a GRU, whose candidate has a second bias, of what the reset gate scales."""
 
     gates: int = 3
+    added: bool = False
     late_bias: bool = True
     init: Any = KERNEL
     bias: Any = zeros
@@ -122,7 +134,8 @@ class RecurrentLayer(nn.Module):
         inputs = place(linear(x, inner, bias, out=("batch", "seq", None, "act_mlp")), "batch", None, None, "act_mlp")
         kernel = weight(self, "recurrent", shape, axes, cell.init)
         late = weight(self, "recurrent_bias", (D,), ("mlp",), zeros) if cell.late_bias else None
-        mask = variational(jnp.ones((x.shape[0], D), x.dtype), self.recurrent_dropout, drop[1])
+        drops = key is not None and self.recurrent_dropout > 0
+        mask = variational(jnp.ones((x.shape[0], D), x.dtype), self.recurrent_dropout, drop[1]) if drops else None
         state = _empty(x.shape[0], cell, D) if cache is None else cache.read(layer)
         segments = None if where.segments is None else place(where.segments, "batch", None)
         outputs, state = _along(cell, inputs, kernel, late, mask, state, segments)
@@ -134,47 +147,69 @@ class RecurrentLayer(nn.Module):
 def _along(cell, inputs, kernel, late, mask, state, segments):
     """Return the outputs [B,T,D] of all steps and the state after the last; padding leaves the state as it is.
 
-    The kernel's gradient is one product of all steps, not one of few rows in each.
+    For its gradient a step keeps the state before it and its product, and the gates are computed again. The kernel's
+    gradient is one product of all steps, not one of few rows in each.
     """
-    return _steps(cell, kernel, segments, inputs, None, late, mask, state)[:2]
+    return _forward(cell, inputs, kernel, late, mask, state, segments)[0]
 
 
 def _forward(cell, inputs, kernel, late, mask, state, segments):
-    given = inputs, jnp.zeros_like(inputs), late, mask, state
-    (*out, hidden), back = jax.vjp(partial(_steps, cell, kernel, segments), *given)
-    return tuple(out), (back, hidden, kernel)
+    def step(state: State, now: State) -> tuple[State, tuple[Array, Array, State]]:
+        product = linear(_multiplied(now, mask, state), kernel, out=GATES, exact=True)
+        after, output = _step(cell, now, now["inputs"], product, late, state)
+        return after, (output, product, state)
+
+    now = {"inputs": inputs} | ({} if segments is None else {"real": segments > 0, "begins": begins(segments)})
+    now = {name: jnp.moveaxis(x, 1, 0) for name, x in now.items()}
+    state = {name: value.astype(inputs.dtype) if name == "hidden" else value for name, value in state.items()}
+    after, (outputs, *kept) = jax.lax.scan(step, state, now)
+    return (jnp.moveaxis(outputs, 0, 1), after), (now, *kept, kernel, late, mask)
 
 
 def _backward(cell, saved, d):
-    back, hidden, kernel = saved
-    inputs, products, late, mask, state = back((*d, jnp.zeros_like(hidden)))
-    (of_kernel,) = jax.vjp(lambda kernel: jnp.einsum("btd,dgf->btgf", hidden, kernel), kernel)[1](products)
-    return inputs, of_kernel, late, mask, state, None
+    now, products, states, kernel, late, mask = saved
+    by_gate = jnp.moveaxis(kernel, 0, -1)  # once, as every step reads it
+
+    def step(d_after, at):
+        now, product, state, d_output = at
+        _, back = jax.vjp(partial(_step, cell, now), now["inputs"], product, late, state)
+        d_inputs, d_product, d_late, d_state = back((d_after, d_output))
+        _, back = jax.vjp(partial(_multiplied, now), mask, state)
+        d_mask, more = back(linear(d_product, by_gate, contract=2, out=("batch", None), exact=True))
+        d_product = None if cell.added else d_product
+        return jax.tree.map(jnp.add, d_state, more), (d_inputs, d_product, d_late, d_mask)
+
+    steps = now, products, states, jnp.moveaxis(d[0], 1, 0)
+    d_state, (d_inputs, d_products, *sums) = jax.lax.scan(step, d[1], steps, reverse=True)
+    hidden = jax.vmap(_multiplied, in_axes=(0, None, 0))(now, mask, states)
+    _, back = jax.vjp(lambda kernel: linear(hidden, kernel, out=(None, *GATES), exact=True), kernel)
+    (d_kernel,) = back(d_inputs if cell.added else d_products)
+    d_late, d_mask = jax.tree.map(lambda x: x.sum(axis=0), sums)
+    return jnp.moveaxis(d_inputs, 0, 1), d_kernel, d_late, d_mask, d_state, None
 
 
 _along.defvjp(_forward, _backward)
 
 
-def _steps(cell, kernel, segments, inputs, beside, late, mask, state):
-    """Return as `_along`, and what was multiplied by the kernel [B,T,D]; beside: what each product is added to."""
-    steps = {"inputs": inputs} | ({} if beside is None else {"beside": beside})
-    if segments is not None:
-        steps |= {"real": segments > 0, "begins": begins(segments)}
+def _multiplied(now: State, mask: Array, state: State) -> Array:
+    """Return what a step multiplies by the kernel [B,D]."""
+    hidden = place(_begun(now, state)["hidden"], "batch", None)
+    return hidden if mask is None else (hidden * mask).astype(hidden.dtype)
 
-    def step(state: State, now: dict[str, Array]) -> tuple[State, tuple[Array, Array]]:
-        if segments is not None:
-            state = {name: jnp.where(now["begins"][:, None], 0, value) for name, value in state.items()}
-        hidden = (place(state["hidden"], "batch", None) * mask).astype(kernel.dtype)
-        product = jnp.einsum("bd,dgf->bgf", hidden, kernel)
-        product = product if beside is None else product + now["beside"]
-        output, new = cell.step(now["inputs"], product, late, state)
-        if segments is not None:
-            new = {name: jnp.where(now["real"][:, None], value, state[name]) for name, value in new.items()}
-        return new, (output, hidden)
 
-    state = {name: value.astype(inputs.dtype) if name == "hidden" else value for name, value in state.items()}
-    state, (outputs, hidden) = jax.lax.scan(step, state, {name: jnp.moveaxis(x, 1, 0) for name, x in steps.items()})
-    return jnp.moveaxis(outputs, 0, 1), state, jnp.moveaxis(hidden, 0, 1)
+def _step(cell: Any, now: State, inputs: Array, product: Array, late: Any, state: State) -> tuple[State, Array]:
+    before = _begun(now, state)
+    output, after = cell.step(inputs, product, late, before)
+    if "real" in now:
+        after = {name: jnp.where(now["real"][:, None], value, before[name]) for name, value in after.items()}
+    return after, output
+
+
+def _begun(now: State, state: State) -> State:
+    """Return the state at a step: nothing where a text begins."""
+    if "begins" not in now:
+        return state
+    return {name: jnp.where(now["begins"][:, None], 0, value) for name, value in state.items()}
 
 
 def variational(x: Array, rate: float, key: Key | None, axis: int | None = None) -> Array:

@@ -44,6 +44,8 @@ def export(
 ) -> Export:
     """Write a checkpoint of a workdir for other programs; on failure nothing is left.
 
+    Packed kernels are unpacked: other programs compute what ours does, from files as large as before.
+
     Args:
         opened: the run.
         to: a directory that is not there, or is empty.
@@ -58,9 +60,8 @@ def export(
     where = Path(os.path.abspath(Path(to).expanduser()))
     if where.exists() and (not where.is_dir() or any(where.iterdir())):
         raise UserError(f"--to={to} is there and not empty; name another, or remove it")
-    if isinstance(opened.model, Packed):
-        raise UserError(f"{opened.workdir.path} holds a packed model; export the workdir that it was made of")
-    if hasattr(opened.objective, "head") and (form not in HEADED or not isinstance(opened.model, Headed)):
+    model = opened.model.base if isinstance(opened.model, Packed) else opened.model
+    if hasattr(opened.objective, "head") and (form not in HEADED or not isinstance(model, Headed)):
         raise UserError(
             f"{opened.workdir.path} learnt labels; heads for them are exported with --format={choices(HEADED)}, of "
             "models that are learnt by gradients (hf merges an adapter, peft is the adapter alone)"
@@ -68,7 +69,7 @@ def export(
     _check_family(opened.resolved.values["model"]["name"])
     write = _writer(opened, form, step)
     tokenizer = opened.tokenizer if words and opened.workdir.tokenizer.exists() else None
-    what = described(opened.resolved.values, opened.model, opened.workdir, dtype, tokenizer)
+    what = described(opened.resolved.values, model, opened.workdir, dtype, tokenizer)
     what.names()
     try:
         folders.publish(where, lambda folder: write(folder, what))
