@@ -28,14 +28,14 @@ def drawn(opened: OpenRun, params: Params, draws: int, under: OpenRun | None = N
         raise UserError(
             f"model.name={opened.resolved.values['model']['name']!r} is no generator against another player"
         )
-    if under is not None and not isinstance(under.model, Counts):
-        raise UserError(f'--under={under.workdir.path} is no run of n-grams; train one with model.name="ngram"')
-    if under is not None and under.tokenizer.fingerprint != words.fingerprint:
-        raise UserError(f"--under={under.workdir.path} has another tokenizer; train it with this run's data.tokenizer")
     starts = np.full(draws, encoded(words, [""])[0][0], np.int32)
     key, width = keys.fold(jax.random.key(0), "sample"), opened.resolved.values["data"]["seq_len"]
     texts = np.asarray(jax.jit(model.sample, static_argnums=3)(params, key, starts, width))
     found = diversity(texts.tolist())
-    if isinstance(under, OpenRun) and isinstance(under.model, Counts):
-        found["under_bits"] = counted(under.model, under.params(), texts, words.token_bytes).value
-    return found
+    if under is None:
+        return found
+    if not isinstance(under.model, Counts):
+        raise UserError(f'--under={under.workdir.path} is no run of n-grams; train one with model.name="ngram"')
+    if under.tokenizer.fingerprint != words.fingerprint:
+        raise UserError(f"--under={under.workdir.path} has another tokenizer; train it with this run's data.tokenizer")
+    return found | {"under_bits": counted(under.model, under.params(), texts, words.token_bytes).value}
