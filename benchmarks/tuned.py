@@ -13,7 +13,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,13 @@ def without_learning(run: OpenRun, form: Chat, prompts: Sequence[str]) -> list[t
     ]
 
 
-def foreign(folder: str, values: Any, batches: Iterator[Fields], rates: Sequence[float]) -> tuple[Any, float]:
-    """Return the model of a folder when it has learnt batches at these rates, and the seconds a step."""
+def foreign(
+    folder: str, values: Any, batches: Iterator[Fields], rates: Sequence[float], sums: Callable[..., Any] | None = None
+) -> tuple[Any, float]:
+    """Return the model of a folder when it has learnt batches at these rates, and the seconds a step.
+
+    sums: (model, batch) -> the sum to descend and its weight; `nats` if there is none.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -112,7 +117,7 @@ def foreign(folder: str, values: Any, batches: Iterator[Fields], rates: Sequence
     began = time.perf_counter()
     for batch, rate in zip(batches, rates, strict=True):
         optimizer.param_groups[0]["lr"] = rate
-        total, weight = nats(model, batch)
+        total, weight = (sums or nats)(model, batch)
         (total / weight).backward()
         torch.nn.utils.clip_grad_norm_(learnt, about["clip_norm"])
         optimizer.step()
@@ -120,19 +125,24 @@ def foreign(folder: str, values: Any, batches: Iterator[Fields], rates: Sequence
     return model.eval(), (time.perf_counter() - began) / len(rates)
 
 
-def nats(model: Any, batch: Fields) -> Any:
+def nats(model: Any, batch: Fields) -> tuple[Any, Any]:
     """Return the weighted sum of -log p of a batch's targets, and of its weights."""
     import torch
 
-    fields = {name: torch.from_numpy(np.asarray(batch[name])) for name in batch}
-    segments, width = fields["segments"], fields["tokens"].shape[1]
+    targets, weights = (torch.from_numpy(np.asarray(batch[name])).flatten() for name in ("targets", "weights"))
+    flat = logits(model, batch).flatten(0, 1), targets.long()  # which torch has fast code for
+    return (torch.nn.functional.cross_entropy(*flat, reduction="none") * weights).sum(), weights.sum()
+
+
+def logits(model: Any, batch: Fields) -> Any:
+    """Return the logits [B,T,V] of rows of several texts that do not see each other."""
+    import torch
+
+    names = ("tokens", "segments", "positions")
+    tokens, segments, positions = (torch.from_numpy(np.asarray(batch[name])) for name in names)
+    width = tokens.shape[1]
     seen = (segments[:, :, None] == segments[:, None, :]) & torch.ones(width, width, dtype=torch.bool).tril()
-    logits = model(
-        input_ids=fields["tokens"].long(), attention_mask=seen[:, None], position_ids=fields["positions"].long()
-    ).logits
-    flat = logits.flatten(0, 1), fields["targets"].flatten().long()  # which torch has fast code for
-    losses = torch.nn.functional.cross_entropy(*flat, reduction="none")
-    return (losses * fields["weights"].flatten()).sum(), fields["weights"].sum()
+    return model(input_ids=tokens.long(), attention_mask=seen[:, None], position_ids=positions.long()).logits
 
 
 def foreign_loss(model: Any, batches: Iterator[Fields]) -> float:

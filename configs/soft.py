@@ -28,10 +28,10 @@ def get_config(kind: Literal["soft", "text"] = "soft") -> ConfigDict:
         "data": {
             "source": "files", "options": {"train": "answers.jsonl", "held_out": 0.15},
             "form": {"name": "soft" if soft else "chat", "template": "runs/smollm2/chat_template.jinja"},
-            "tokenizer": {"name": "huggingface", "path": "runs/smollm2/tokenizer"}, "batch_size": 4, "seq_len": 128,
+            "tokenizer": {"name": "huggingface", "path": "runs/smollm2/tokenizer"}, "batch_size": 4, "seq_len": 256,
         },
-        "train": {"duration": "100 steps"},
-        "eval": {"every": 20},
-        "checkpoint": {"every": 50},
+        "train": {"duration": "120 steps"},
+        "eval": {"every": 40},
+        "checkpoint": {"every": 40},
         "log": {"every": 20},
     })  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from llm_jax.cli import main
 from llm_jax.core.table import UserError
 from llm_jax.data.examples.chats import Chat
 from llm_jax.data.examples.forms import Around
@@ -71,6 +72,22 @@ def test_each_token_of_an_answer_has_what_the_teacher_says_of_its_place_and_no_o
     assert (ids[own, 1] == BYTES.encode("?")[0]).all() and (ids[~own] == -1).all()
     np.testing.assert_allclose(np.exp(log_probs[own]), np.tile([0.6, 0.3], (own.sum(), 1)), rtol=1e-6)
     assert not log_probs[~own].any()
+
+
+def test_the_verb_keeps_the_likeliest_tokens_and_names_the_recipe_that_learns_from_them(tmp_path, capsys):
+    (tmp_path / "p.jsonl").write_text('{"prompt": "hm"}\n')
+
+    def reply(asked):
+        logprobs = {"logprobs": told("ok")} if asked.body.get("top_logprobs") == 2 else {}
+        asked.send(200, {"choices": [{"message": {"content": "ok"}, "finish_reason": "stop", **logprobs}]})
+
+    for top, recipe in ((0, "chat"), (2, "soft")):
+        to = tmp_path / f"{top}.jsonl"
+        with service(reply) as (url, _):
+            words = [f"--url={url}", "--model=toy", f"--prompts={tmp_path}/p.jsonl", f"--to={to}", f"--top={top}"]
+            assert main(["label", *words]) == 0
+        assert f"--config=configs/{recipe}.py " in capsys.readouterr().out
+        assert ["tokens" in record.values["service"] for record in objects(to)] == [bool(top)]
 
 
 def test_answers_of_other_tokens_are_learnt_as_texts_or_refused_where_all_are(tmp_path, caplog):

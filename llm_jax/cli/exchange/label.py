@@ -17,7 +17,8 @@ def run(arguments: Sequence[str]) -> int:
     parser = Parser(
         "label",
         "Ask a service that speaks OpenAI's HTTP interface for answers to the prompts of a file, and write them as "
-        "examples for data.form.name=chat or pairs (sequence-level distillation). Run again, it asks for the rest.",
+        "examples for data.form.name=chat or pairs (sequence-level distillation), with --top for soft too. Run again, "
+        "it asks for the rest.",
     )
     parser.add_argument("--url", required=True, help="of the interface, such as https://api.openai.com/v1")
     parser.add_argument("--model", required=True, help="the name of the model at the service")
@@ -68,9 +69,9 @@ def run(arguments: Sequence[str]) -> int:
         print(f"{done.empty} answers were empty and left out", file=sys.stderr)
     if done.cut:
         print(f"{done.cut} were cut at {flags.max_tokens} tokens (finish_reason); raise --max_tokens", file=sys.stderr)
-    print(
-        f"next: python -m llm_jax train --config=configs/chat.py --workdir=DIR --config.data.options.train={flags.to}"
-    )
+    recipe = "soft" if flags.top else "chat"
+    learn = f"python -m llm_jax train --config=configs/{recipe}.py --workdir=DIR"
+    print(f"next: {learn} --config.data.options.train={flags.to}")
     return 0
 
 
