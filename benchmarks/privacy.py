@@ -39,7 +39,10 @@ def main() -> None:
     flags = parser.parse_args()
     lines = [line(kind, *where) for kind, where in KINDS.items()]
     section = open_run(KINDS["private"][0]).config.private
-    note = f"At delta {section.delta:g}, of a row of 128 tokens more or less. jax {jax.__version__}."
+    note = (
+        f"At delta {section.delta:g}, of a row of 128 tokens more or less; ours takes whole orders, and "
+        f"keeps half of delta for batches with more rows than there is room for. jax {jax.__version__}."
+    )
     page = "\n".join(["# What privacy costs", "", "python -m benchmarks.privacy", "", HEADER, *lines, "", note, ""])
     print(page)
     if flags.out:
