@@ -3,12 +3,17 @@
 The service has to speak with the student's tokenizer: here SmolLM2's, which runs/smollm2 has, beside a chat template.
 
     python -m llm_jax import $(python -m llm_jax fetch smollm2) --workdir=runs/smollm2
-    python -m llm_jax label --url=URL --model=NAME --prompts=prompts.jsonl --to=answers.jsonl --top=5
+    python -m llm_jax label --url=URL --model=NAME --prompts=prompts.jsonl --to=answers.jsonl --top=5 --temperature=1
     python -m llm_jax train --config=configs/soft.py --workdir=runs/soft
 
 :text learns from the same answers as texts alone, which a student of any tokenizer can.
 
-Not measured: how much the tokens bring depends on the service and on how many answers there are.
+Measured by `python -m benchmarks.soft --workdir=runs/soft --seeds=2`: 800 short descriptions of Debian's packages, asked
+with --max_tokens=48 as configs/chat.py:synopses asks of SmolLM2-135M-Instruct (by transformers, 16,014 tokens), 114 of
+the answers held out, judged by their tokens. Nats a token after 120 steps: 7.737 and 7.768 from the likeliest tokens,
+7.917 and 7.909 from the texts (seeds 0 and 1); transformers' llama, taught alike by torch's kl_div from the same first
+parameters (seed 0), 7.737. 141 of the answers, which the service drew in other tokens than their texts are split into,
+gave their texts alone; both kinds were at their best after 80 steps. About 4 and 2 minutes on two cores under load.
 """
 
 from typing import Literal
