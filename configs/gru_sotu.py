@@ -1,6 +1,6 @@
 """A model of GRU layers on the State of the Union speeches, its state carried from batch to batch.
 
-Measured with the command below: 2.111 held-out bits per byte, the state carried through the held-out text, too.
+Measured with the command below: 2.115 held-out bits per byte, the state carried through the held-out text, too.
 
 python -m llm_jax train --config=configs/gru_sotu.py --workdir=runs/gru
 """
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             "batch_size": 16, "seq_len": 128,
         },
         "train": {"duration": "600 steps", "learner": "carried"},
-        "eval": {"expected": {"bits_per_byte": 2.111, "tolerance": 0.03}},
+        "eval": {"expected": {"bits_per_byte": 2.115, "tolerance": 0.03}},
         "checkpoint": {"every": 500},
         "log": {"every": 50},
         "sample": {"prompts": ["My fellow citizens, "], "tokens": 64, "temperature": 0.6, "top_p": 0.9},

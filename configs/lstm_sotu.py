@@ -1,6 +1,6 @@
 """A model of LSTM layers on the State of the Union speeches, its state carried from batch to batch.
 
-Measured with the command below: 2.197 held-out bits per byte, the state carried through the held-out text, too.
+Measured with the command below: 2.200 held-out bits per byte, the state carried through the held-out text, too.
 
 python -m llm_jax train --config=configs/lstm_sotu.py --workdir=runs/lstm
 """
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
             "batch_size": 16, "seq_len": 128,
         },
         "train": {"duration": "600 steps", "learner": "carried"},
-        "eval": {"expected": {"bits_per_byte": 2.197, "tolerance": 0.03}},
+        "eval": {"expected": {"bits_per_byte": 2.200, "tolerance": 0.03}},
         "checkpoint": {"every": 500},
         "log": {"every": 50},
         "sample": {"prompts": ["My fellow citizens, "], "tokens": 64, "temperature": 0.6, "top_p": 0.9},

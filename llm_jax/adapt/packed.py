@@ -104,7 +104,7 @@ class Packed:
         return self.base.apply(self.in_use(params), batch, key=key)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("stacks", "max_positions", "vocab_size"):
+        if name not in ("stacks", "max_positions", "vocab_size", "labels"):
             raise AttributeError(name)
         return getattr(self.base, name)
 

@@ -3,12 +3,14 @@
 import math
 
 from llm_jax.adapt.adapted import unadapted
+from llm_jax.core.table import lookup
 from llm_jax.core.types import Embeds, Samples
 from llm_jax.learn.accountant import Accountant
 from llm_jax.run.build import Run
 from llm_jax.run.judge.kinds import evaluator, told
 from llm_jax.run.train import Outcome
 from llm_jax.store.workdir import Workdir
+from llm_jax.text.tokenizers import TOKENIZERS
 
 
 def parameters(run: Run) -> int:
@@ -33,7 +35,11 @@ def opening(run: Run, workdir: Workdir, resumed: bool) -> str:
 
 def promise(run: Run, counted: Accountant, step: int) -> str:
     """Return what a private run promises, of what, and what it does not cover."""
-    words = "" if run.tokenizer.kind == "bytes" else "; the tokenizer was trained on the text, and is not covered"
+    words = "; the tokenizer was trained on the text, and is not covered"
+    if run.config.values["init_from"] is not None:
+        words = "; what it began from, the tokenizer too, is taken to be public"
+    elif not lookup(TOKENIZERS, run.tokenizer.kind, "data.tokenizer.name").trains:
+        words = ""
     return (
         f"private: epsilon {counted.epsilon(step):.3f} at delta {counted.delta:g}, for one row of "
         f"{run.sections.data.seq_len} tokens more or less, after {step} steps with noise {counted.noise:g} on Poisson "

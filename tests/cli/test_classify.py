@@ -132,6 +132,20 @@ def test_typed_texts_are_answered_as_they_were_learnt(runs, capsys, monkeypatch)
     assert float(probability) == pytest.approx(1 / (1 + np.exp(scores[0] - scores[1])), abs=1e-4)
 
 
+def test_a_smaller_one_answers_and_is_judged(runs, capsys):
+    folder, _ = runs
+    small = folder / "small"
+    assert main(["compress", f"--workdir={folder / 'tuned'}", f"--to={small}", "--quantize=int8"]) == 0
+    said = []
+    for workdir in (small, folder / "tuned"):
+        capsys.readouterr()
+        assert main(["classify", f"--workdir={workdir}", "--text=aaaaaaba"]) == 0
+        assert main(["evaluate", f"--workdir={workdir}", "--suite=calibration,fairness:start"]) == 0
+        said.append(capsys.readouterr().out.split())
+    assert said[0][0] == said[1][0] == "good" and float(said[0][1]) == pytest.approx(float(said[1][1]), abs=0.01)
+    assert said[0][2:5] == said[1][2:5] and len(said[0]) == len(said[1])
+
+
 def test_suites_judge_the_classes_of_held_out_texts(runs, capsys):
     folder, _ = runs
     asked = ["evaluate", f"--workdir={folder / 'tuned'}"]
@@ -154,12 +168,28 @@ def test_suites_judge_the_classes_of_held_out_texts(runs, capsys):
     assert told["equal_opportunity"] == pytest.approx(abs(said[begins & right].mean() - said[~begins & right].mean()))
     assert told["equalized_odds"] >= told["equal_opportunity"]
     refused = {
-        "": "which groups", ":start=best": "'best' is no class", ":stop": "stop",
+        "": "which groups", ":start=best": "'best' is no class", ":stop": "there are: text, label, start\n",
         ":label": "'bad' has no held-out text of one",
     }  # fmt: skip
     for argument, message in refused.items():
         assert main([*asked, f"--suite=fairness{argument}"]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_robustness_of_a_classifier_is_its_accuracy_on_texts_that_are_changed(runs, capsys):
+    folder, _ = runs
+    asked = ["evaluate", f"--workdir={folder / 'tuned'}", "--suite=calibration,robustness:1.0"]
+    assert main(asked) == 0
+    found = json.loads((folder / "tuned/evaluations/30.suites.json").read_text())
+    told = {name: e["value"] for name, e in found["robustness:1.0"].items()}
+    assert told["accuracy"] == found["calibration"]["accuracy"]["value"] == told["whitespace/accuracy"]
+    run = open_run(folder / "tuned")
+    rows = list(csv.DictReader((folder / "test.csv").read_text().splitlines()))
+    tokens = np.array([[*row["text"].swapcase().encode(), run.tokenizer.eos_id] for row in rows])
+    said = run.model.apply(run.params(), {"tokens": tokens}).extras["scores"].argmax(-1)
+    large = np.mean([row["label"] == ("bad", "good")[i] for row, i in zip(rows, said, strict=True)])
+    assert told["case/accuracy"] == pytest.approx(large) and told["typos/accuracy"] < told["accuracy"]
+    assert told["case/decrease"] == pytest.approx(told["accuracy"] - large)
 
 
 def test_what_learnt_no_labels_does_not_classify(runs, capsys):
@@ -168,12 +198,16 @@ def test_what_learnt_no_labels_does_not_classify(runs, capsys):
     assert "'causal', which has no labels" in capsys.readouterr().err
     assert main(["evaluate", f"--workdir={folder / 'base'}", "--suite=fairness:start"]) == 2
     assert "needs a run of objective.name='classification'" in capsys.readouterr().err
+    quiz = folder / "quiz.jsonl"
+    quiz.write_text('{"question": "a", "choices": ["a", "b"], "answer": 0}')
+    assert main(["evaluate", f"--workdir={folder / 'tuned'}", f"--suite=choices:{quiz}"]) == 2
+    assert "this one tells labels" in capsys.readouterr().err
     assert main(["classify", f"--workdir={folder / 'tuned'}", "--text= "]) == 2
     assert "--text is empty" in capsys.readouterr().err
     assert main(["sample", f"--workdir={folder / 'tuned'}", "--prompt=a"]) == 2
     assert "needs a decoder" in capsys.readouterr().err
     assert main(["export", f"--workdir={folder / 'tuned'}", f"--to={folder / 'out'}"]) == 2
-    assert "no head of text for model.name=" in capsys.readouterr().err
+    assert "model.name='lstm' has no class in transformers" in capsys.readouterr().err
 
 
 def test_classes_that_are_not_named_are_asked_for(runs, capsys):

@@ -4,12 +4,15 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace as Part
+from typing import Any
 
 import numpy as np
 import pytest
 
 from llm_jax.core.table import UserError
 from llm_jax.learn.accountant import ORDERS, Accountant, divergence, epsilon
+from llm_jax.run.report import promise
 
 CASES = json.loads((Path(__file__).parents[1] / "golden/private.json").read_text())
 COUNTED = Accountant(rate=0.02, noise=1.0, delta=1e-5, rows=2000, room=100)
@@ -43,3 +46,18 @@ def test_a_noise_that_promises_nothing_is_refused():
     with pytest.raises(UserError, match=r"private.noise=0.05 promises nothing after 100 steps"):
         replace(COUNTED, noise=0.05).check(100)
     COUNTED.check(100)
+
+
+@pytest.mark.parametrize(
+    ("kind", "begun", "told"),
+    [
+        ("bytes", None, "are not covered"),
+        ("huggingface", None, "are not covered"),
+        ("bpe", None, "the tokenizer was trained on the text, and is not covered"),
+        ("bpe", "runs/public", "what it began from, the tokenizer too, is taken to be public"),
+    ],
+)
+def test_what_is_not_covered_is_said(kind, begun, told):
+    run: Any = Part(tokenizer=Part(kind=kind), sections=Part(data=Part(seq_len=128)))
+    run.config = Part(values={"init_from": begun})
+    assert promise(run, COUNTED, 100).endswith(told)

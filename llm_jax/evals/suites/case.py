@@ -9,6 +9,7 @@ import numpy as np
 from llm_jax.core.table import UserError
 from llm_jax.core.types import Batch, Decodes, Model, Params
 from llm_jax.data.documents import Document
+from llm_jax.data.examples.labelled import Labelled
 from llm_jax.data.examples.records import Record
 from llm_jax.data.loader import Loader
 from llm_jax.evals.suites.texts import Reading
@@ -16,10 +17,15 @@ from llm_jax.mesh import hosts
 
 
 class Examples(NamedTuple):
-    """The classes that a run learnt, and its held-out records."""
+    """What a run that learnt classes makes of records, and those that are held out."""
 
-    labels: list[str]
+    form: Labelled
     records: Sequence[Record]
+
+    @property
+    def labels(self) -> list[str]:
+        """The classes, in the order of their numbers."""
+        return self.form.names
 
 
 class Checked(NamedTuple):
@@ -97,6 +103,8 @@ class Case:
             UserError: it does not.
         """
         if not isinstance(self.model, Decodes):
+            if hasattr(self.model, "labels"):
+                raise UserError("this suite is of models that go on with a text, and this one tells labels")
             name = type(self.model).__name__.lower()
             raise UserError(f"model.name={name!r} does not read from left to right, as this suite needs it to")
         return self.model

@@ -1,5 +1,7 @@
 """What a classifier says of the held-out texts, as suites about classes ask."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -8,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from llm_jax.core.types import Array, Batch, Model, Params
+from llm_jax.data.examples.forms import Around
+from llm_jax.data.examples.labelled import Labelled
+from llm_jax.data.examples.records import Record, Records
 from llm_jax.evals.suites.case import Case
 from llm_jax.mesh import hosts
 from llm_jax.objectives.labelled import heads
@@ -31,6 +36,18 @@ def classified(case: Case) -> Classified:
     rows = np.concatenate(found).astype(np.float64)
     right, said, confidence = rows[rows[:, 0] > 0, 1:].T
     return Classified(right.astype(int), said.astype(int), confidence)
+
+
+def classes(case: Case, form: Labelled, records: Sequence[Record]) -> np.ndarray:
+    """Return the likeliest class of each record, int [N]; what is too long for a row is cut."""
+    form, around = replace(form, long="cut"), Around(case.reading.tokenizer, case.seq_len, case.seed)
+    given = Records("records", lambda: records)
+    rows = form.rows(form.encode(given, around.words, None), given, around, evaluation=True)
+    found = []
+    for start in range(0, len(records), case.rows):
+        which = np.minimum(np.arange(start, start + case.rows), len(records) - 1)  # of one shape
+        found.append(np.asarray(_said(case.model, case.params, rows.gather(which, np.zeros_like(which))))[:, 2])
+    return np.concatenate(found)[: len(records)].astype(int)
 
 
 @partial(jax.jit, static_argnames="model")

@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from llm_jax.core.table import UserError, choices
-from llm_jax.data.examples.records import value_of
+from llm_jax.core.table import UserError, choices, nearest
+from llm_jax.data.examples.records import Record
 from llm_jax.evals.bootstrap import bootstrap
 from llm_jax.evals.perplexity import Estimate, ratio
 from llm_jax.evals.suites import fairness
@@ -41,7 +41,7 @@ def _judged(field: str, favourable: str, case: Case) -> dict[str, Estimate]:
             f"{len(examples.records)} texts are held out, and {len(found.right)} of them were read; "
             "train with data.form.long='cut', which leaves none out, to tell their groups"
         )
-    names, group = np.unique([str(value_of(r, field, "fairness")) for r in records], return_inverse=True)
+    names, group = np.unique([_group(record, field) for record in records], return_inverse=True)
     if len(names) < 2:
         raise UserError(f"fairness:{field}: all texts are of the group {str(names[0])!r}; there is no gap to tell")
     told = {}
@@ -63,6 +63,15 @@ def _judged(field: str, favourable: str, case: Case) -> dict[str, Estimate]:
         told["equal_opportunity"] = bootstrap(lambda drawn: fairness.equal_opportunity(*_asked(drawn).T), binary)
         told["equalized_odds"] = bootstrap(lambda drawn: fairness.equalized_odds(*_asked(drawn).T), binary)
     return told
+
+
+def _group(record: Record, field: str) -> str:
+    if field not in record.values:
+        raise UserError(
+            f"fairness:{field}: {record.name} has no field {field!r}; there are: {', '.join(record.values)}"
+            f"{nearest(field, record.values)}"
+        )
+    return str(record.values[field])
 
 
 def _asked(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""How much dearer a text is when it is mistyped, in odd case, or oddly spaced: bits per byte before and after."""
+"""How much dearer a text is when it is mistyped, in odd case, or oddly spaced, or how much harder to classify."""
 
 import math
 from collections.abc import Callable
@@ -7,9 +7,12 @@ from functools import partial
 import numpy as np
 
 from llm_jax.core.table import UserError
+from llm_jax.data.examples.labelled import Labelled
+from llm_jax.data.examples.records import Record
 from llm_jax.evals.bootstrap import bootstrap
 from llm_jax.evals.perplexity import Estimate
-from llm_jax.evals.suites.case import Case
+from llm_jax.evals.suites.case import Case, Examples
+from llm_jax.evals.suites.classified import classes
 from llm_jax.evals.suites.perturb import PERTURBATIONS, perturbed
 from llm_jax.evals.suites.texts import rolling
 
@@ -18,6 +21,8 @@ RATE = 0.05
 
 def robustness(argument: str) -> Callable[[Case], dict[str, Estimate]]:
     """Return what tells `bits_per_byte` of held-out text, of each perturbation of it, and its `increase`.
+
+    Of a classifier it is the `accuracy` on held-out texts, on each perturbation of them, and its `decrease`.
 
     The argument is the share of characters that are changed (of spaces, for "whitespace"), 0.05 by default. Each is
     a byte of the text that was read, changed or not.
@@ -35,6 +40,34 @@ def robustness(argument: str) -> Callable[[Case], dict[str, Estimate]]:
 
 
 def _judged(rate: float, case: Case) -> dict[str, Estimate]:
+    examples = case.examples()
+    return _likelihoods(rate, case) if examples is None else _classes(rate, case, examples)
+
+
+def _classes(rate: float, case: Case, examples: Examples) -> dict[str, Estimate]:
+    form, records = examples.form, examples.records
+    kept = records if case.limit is None else records[: case.limit * case.rows]
+    right = np.array([form.number(record) for record in kept])
+    plain = np.equal(classes(case, form, kept), right).astype(float)
+    found = {"accuracy": bootstrap(np.mean, plain)}
+    for kind in PERTURBATIONS:
+        changed = [_changed(record, form, kind, rate, case.seed, i) for i, record in enumerate(kept)]
+        hit = np.equal(classes(case, form, changed), right).astype(float)
+        found[f"{kind}/accuracy"] = bootstrap(np.mean, hit)
+        found[f"{kind}/decrease"] = bootstrap(np.mean, plain - hit)
+    return found
+
+
+def _changed(record: Record, form: Labelled, kind: str, rate: float, seed: int, number: int) -> Record:
+    """Return a record whose texts are perturbed; one of which nothing is left stays."""
+    values = dict(record.values)
+    for field in (form.text, form.second):
+        if field is not None and (text := perturbed(kind, values[field], rate, seed, number)).strip():
+            values[field] = text
+    return record._replace(values=values)
+
+
+def _likelihoods(rate: float, case: Case) -> dict[str, Estimate]:
     model, read = case.reader(), case.reading
     before = [text for _, ids in case.pieces() if (text := read.tokenizer.decode(ids.tolist())).strip()]
     versions = {"": before} | {

@@ -113,7 +113,7 @@ def examples(where: Where, form: Any) -> Examples | None:
     if not isinstance(form, Labelled) or form.classes is None:
         return None
     parts = [open_examples(p.source, p.options, "validation", where["normalization"]) for p in _parts(where)]
-    return Examples(form.names, [record for part in parts if part is not None for record in part])
+    return Examples(form, [record for part in parts if part is not None for record in part])
 
 
 def checked(where: Where, form: Any, objective: Objective, stops: Sequence[int]) -> Checked | None:
