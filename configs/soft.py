@@ -8,12 +8,12 @@ The service has to speak with the student's tokenizer: here SmolLM2's, which run
 
 :text learns from the same answers as texts alone, which a student of any tokenizer can.
 
-Measured by `python -m benchmarks.soft --workdir=runs/soft --seeds=2`: 800 short descriptions of Debian's packages, asked
-with --max_tokens=48 as configs/chat.py:synopses asks of SmolLM2-135M-Instruct (by transformers, 16,014 tokens), 114 of
-the answers held out, judged by their tokens. Nats a token after 120 steps: 7.737 and 7.768 from the likeliest tokens,
-7.917 and 7.909 from the texts (seeds 0 and 1); transformers' llama, taught alike by torch's kl_div from the same first
-parameters (seed 0), 7.737. 141 of the answers, which the service drew in other tokens than their texts are split into,
-gave their texts alone; both kinds were at their best after 80 steps. About 4 and 2 minutes on two cores under load.
+Measured by `python -m benchmarks.soft --workdir=runs/soft --seeds=2`: 800 short descriptions of Debian's packages
+that SmolLM2-135M-Instruct, by transformers, was asked to sum up as by configs/chat.py:synopses (--max_tokens=48), 114
+of the answers held out. Nats a token of these after 120 steps: 7.737 and 7.768 from the likeliest tokens, 7.917 and
+7.909 from the texts alone (seeds 0 and 1); transformers' llama, taught the same by torch from the same first parameters
+(seed 0), 7.737 and 7.917. 141 of the 800, drawn in other tokens than those into which their texts are split, taught
+their texts alone. Both kinds were at their best after 80 steps. Some 4 and 2 minutes on two cores under load.
 """
 
 from typing import Literal
