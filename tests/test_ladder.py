@@ -1,9 +1,12 @@
 """The ladder of language models has a rung for every family, and each of its recipes is a run."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
-from experiments.ladder_of_language_models.recipe import get_config
+from experiments.ladder_of_language_models import report
+from experiments.ladder_of_language_models.recipe import KINDS, get_config
 from experiments.ladder_of_language_models.report import ordered, table
 from experiments.ladder_of_language_models.sweep import RUNGS
 from llm_jax.models import MODELS
@@ -34,3 +37,15 @@ def test_what_is_no_likelihood_stands_below_those_that_are():
     rows = [ROW | {"name": name, "kind": kind, "bits_per_byte": bits[name]} for name, kind in kinds.items()]
     assert [row["name"] for row in ordered(rows)] == ["uniform", "llama", "gan"]
     assert "| `llama` | a likelihood | 2.000 ± 0.010 | 1,000 | 10 | 3 |  |" in table(ordered(rows), 60)
+
+
+def test_the_published_table_has_every_rung_and_each_likelihood_above_the_unigram_beats_it():
+    lines = (Path(report.__file__).with_name("TABLE.md")).read_text().splitlines()
+    rows = [
+        [cell.strip() for cell in line.replace("`", "", 2).split("|")[1:-1]] for line in lines if line.startswith("| `")
+    ]
+    bits = {name: float(told.split()[0]) for name, _, told, *_ in rows}
+    kinds = {name: kind for name, kind, *_ in rows}
+    assert set(bits) == set(RUNGS) and all(kinds[name] == KINDS.get(name, "a likelihood") for name in RUNGS)
+    beaten = [name for name in RUNGS if kinds[name] == "a likelihood" and bits[name] >= bits["unigram"]]
+    assert beaten == ["uniform", "unigram"]

@@ -26,8 +26,10 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--data", help="other text: a source's name, or files (*.txt, *.jsonl, *.parquet) by a pattern")
     parser.add_argument("--batches", type=int, default=None, help="at most so many batches (default: everything)")
     parser.add_argument(
-        "--draws", type=int, default=None, help="of a bound, the importance-weighted estimate beside it"
-    )
+        "--draws", type=int, default=None, help="of a bound, the importance-weighted estimate beside it; of a "
+        "generator, how so many of its texts differ from each other"
+    )  # fmt: skip
+    parser.add_argument("--under", metavar="DIR", help="of a generator with --draws: n-grams that judge its texts")
     parser.add_argument("--pseudo", action="store_true", help="of an encoder: hide each token in turn (slow)")
     parser.add_argument("--without_reference", action="store_true", help="of preferences: without their reference")
     parser.add_argument("--generate", action="store_true", help="write from held-out sources: BLEU, chrF, ROUGE, F1")
@@ -61,6 +63,8 @@ def _check_generate(flags: Any) -> None:
     named = [name for name in WRITING if getattr(flags, name) is not None]
     if named and not flags.generate:
         raise UserError(f"--{named[0]} is of texts that are written; give --generate too")
+    if flags.under is not None and flags.draws is None:
+        raise UserError(f"--under={flags.under} judges texts that are drawn; give --draws too, such as --draws=64")
     if flags.length_penalty is not None and flags.beams is None:
         raise UserError(
             f"--length_penalty={flags.length_penalty} is of beam search; give --beams too, such as --beams=4"
@@ -130,12 +134,14 @@ def _evaluate(flags: Any) -> int:
         return _suites(flags)
     if flags.lm_eval is not None:
         return _lm_eval(flags)
+    from llm_jax.core.types import Adversaries
     from llm_jax.evals import importance, pseudo
     from llm_jax.mesh import hosts
     from llm_jax.objectives.masked import mask_of
     from llm_jax.run import evaluate
     from llm_jax.run.exchange.reference import beside
     from llm_jax.run.judge import kinds
+    from llm_jax.run.judge.drawn import drawn
     from llm_jax.run.open_run import open_run
     from llm_jax.run.texts.prompts import latent
 
@@ -148,10 +154,15 @@ def _evaluate(flags: Any) -> int:
         loader, rows = _loader(opened, flags.data, whole=flags.pseudo)
         known = {} if flags.without_reference or flags.pseudo else {"beside": beside(opened)}
         found = evaluate.held_out(judge, params, loader, rows, flags.batches, **known)
-        if flags.draws is not None:
+        generator = isinstance(opened.model, Adversaries)
+        if flags.under is not None and not generator:
+            raise UserError("--under judges the texts of a generator, such as gan; leave it out")
+        if flags.draws is not None and not generator:
             weighted = kinds.likelihoods(importance.evaluator(latent(opened.model), flags.draws))
             tighter = evaluate.held_out(weighted, params, loader, rows, flags.batches)
             found |= {f"{name}, {flags.draws} draws": estimate for name, estimate in tighter.items()}
+        under = None if flags.under is None else open_run(flags.under)
+        texts = drawn(opened, params, flags.draws, under) if generator and flags.draws is not None else {}
     if not hosts.is_first():
         return 0
     print(f"step {_step(opened, flags)}, {flags.data or 'held-out text'}")
@@ -161,6 +172,8 @@ def _evaluate(flags: Any) -> int:
         unit = judge.over[name.partition(",")[0]]
         error = f" ± {estimate.error:.4f}" if math.isfinite(estimate.error) else ""
         print(f"  {name:<{width}} {estimate.value:.4f}{error}  over {estimate.count:,.0f} {unit}")
+    for name, value in texts.items():
+        print(f"  {name:<{width}} {value:.4f}  of {flags.draws} drawn texts")
     if judge.table is not None:
         print("\n" + judge.table(found))
     return 0

@@ -91,6 +91,24 @@ def test_each_evaluation_has_its_line_and_its_table_and_they_are_in_the_metrics(
     assert {"loss", "accuracy"} <= next(row for row in rows if row["split"] == "train").keys()
 
 
+@pytest.mark.exhaustive
+def test_the_worked_example_of_ten_epochs_and_a_typed_text(runs, tmp_path, capsys):
+    """Loss and accuracy after each of ten epochs, then the class of what is typed; the article's accuracy: 0.7937."""
+    folder, _ = runs
+    more = ["--config.train.duration=10 epochs", "--config.eval.epochs=1"]
+    recipe = f"--config={folder / 'recipe.py'}:classification"
+    assert main(["train", recipe, f"--workdir={tmp_path / 'run'}", *more]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [int(float(line.split(",")[0].split()[1])) for line in lines] == list(
+        range(1, 11)
+    )  # at the step that ends it
+    told = [[float(line.partition(f"{word} ")[2].split()[0]) for line in lines] for word in ("loss", "accuracy")]
+    assert told[0][-1] < told[0][0] and told[1][-1] > 0.7937
+    for text, label in (("aaabaaaab", "good"), ("bbabbbbba", "bad")):
+        assert main(["classify", f"--workdir={tmp_path / 'run'}", f"--text={text}"]) == 0
+        assert capsys.readouterr().out.split()[0] == label
+
+
 def test_evaluations_come_where_epochs_end(runs, monkeypatch):
     class Run:
         class sections:  # noqa: N801

@@ -8,10 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm_jax.core.table import lookup
 from llm_jax.data.corrupt import prefix, rows, spans
 from llm_jax.data.corrupt.denoisers import UL2, drawn, infilled, permuted, poisson
 from llm_jax.data.corrupt.rows import Texts
+from llm_jax.data.features import next_token
 from llm_jax.data.order import uniform
+from llm_jax.objectives import OBJECTIVES
+from llm_jax.text import tokenizers
 
 V, E = 50, 40
 SENTINELS = range(V, V + E)
@@ -159,3 +163,27 @@ def test_a_prefix_and_its_rest_are_the_text_and_every_cut_is_as_likely():
 def test_a_text_of_a_row_is_every_target_that_has_weight():
     fields = {"targets": [[5, 6, 7, 8]], "weights": [[1, 0, 1, 1.0]], "segments": [[1, 1, 1, 0]]}
     assert listed(rows.texts({name: np.array(value) for name, value in fields.items()})) == [[5, 7]]
+
+
+RESHAPED = [
+    ("masked", {"sentence_order": 0.5}), ("span", {}), ("denoising", {}), ("ul2", {}), ("prefix", {}),
+    ("prefix", {"encoded": True}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options"), RESHAPED)
+def test_any_number_of_hosts_reshapes_each_row_alike_and_rows_without_text_stay_without_weight(name, options):
+    words = tokenizers.build("bytes")
+    reshape = lookup(OBJECTIVES, name, "objective.name")(**options).transform(words, 32, 3)
+    fields = next_token(np.random.default_rng(5).integers(0, 256, (6, 33)))
+    fields["weights"] = (np.arange(32) < np.array([[32], [0], [1], [7], [2], [0]])).astype(np.float32)
+    numbers = np.array([5, 9, 2**40, 7, 1, 0])
+    whole, other = reshape(fields, numbers), reshape(fields, numbers + 100)
+    for hosts in (2, 3, 6):
+        shares = np.split(np.arange(6), hosts)
+        parts = [reshape({k: v[rows] for k, v in fields.items()}, numbers[rows]) for rows in shares]
+        assert all(part.keys() == whole.keys() for part in parts)
+        for key, values in whole.items():
+            np.testing.assert_array_equal(values, np.concatenate([part[key] for part in parts]), err_msg=key)
+    assert not whole["weights"][[1, 5]].any() and whole["weights"][0].any()
+    assert any((other[key][0] != values[0]).any() for key, values in whole.items())

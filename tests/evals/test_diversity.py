@@ -1,6 +1,7 @@
 """How much texts differ from each other, and their likelihood under counts."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +10,10 @@ import pytest
 from llm_jax.core.table import UserError
 from llm_jax.evals.diversity import counted, distinct, diversity, self_bleu
 from llm_jax.models.classical.ngram import Ngram
+from llm_jax.models.latent.gan import Gan
+from llm_jax.run.judge.drawn import drawn
+from llm_jax.run.open_run import OpenRun
+from llm_jax.text import tokenizers
 
 TEXTS = [[1, 2, 3, 4, 5], [1, 2, 3, 4, 6, 7], [8, 9, 8, 9]]
 
@@ -55,3 +60,25 @@ def test_the_bits_of_texts_under_counts_are_those_of_their_tokens():
     texts = np.array([[0, 1, 2], [3, 3, 1]])
     found = counted(model, model.ready(model.init(jax.random.key(0))), texts, sizes)
     assert found.value == pytest.approx(4 * math.log2(8) / (2 + 3 + 4 + 2)) and found.count == 11
+
+
+def opened(model, words):
+    run = OpenRun.__new__(OpenRun)
+    params = model.init(jax.random.key(0))
+    values = {"model": {"name": "gan"}, "data": {"seq_len": 6}}
+    told = {"model": model, "tokenizer": words, "workdir": SimpleNamespace(path="runs/it"), "params": lambda: params}
+    run.__dict__ |= told | {"resolved": SimpleNamespace(values=values)}
+    return run
+
+
+def test_texts_of_a_generator_are_judged_by_n_grams_of_its_tokenizer():
+    """Under equally likely ids each byte has log2 V bits, whatever was drawn."""
+    words, others = tokenizers.build("bytes", {}), tokenizers.build("characters", {}, texts=lambda: ["abc"])
+    gan = Gan(vocab_size=words.vocab_size, max_positions=6, num_layers=1, embed_dim=8, num_heads=2, latent_dim=2)
+    run, counts = opened(gan, words), Ngram(vocab_size=words.vocab_size, order=0, capacity=8, buffer=8)
+    found = drawn(run, run.params(), 4, opened(counts, words))
+    assert {"distinct_1", "distinct_2", "self_bleu", "under_bits"} == set(found) and 0.3 < found["distinct_1"] <= 1
+    assert found["under_bits"] == pytest.approx(math.log2(words.vocab_size), rel=0.3)  # the end of a text has no byte
+    for under, message in ((opened(counts, others), "another tokenizer"), (run, "no run of n-grams")):
+        with pytest.raises(UserError, match=message):
+            drawn(run, run.params(), 4, under)
