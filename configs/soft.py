@@ -3,12 +3,17 @@
 The service has to speak with the student's tokenizer: here SmolLM2's, which runs/smollm2 has, beside a chat template.
 
     python -m llm_jax import $(python -m llm_jax fetch smollm2) --workdir=runs/smollm2
-    python -m llm_jax label --url=URL --model=NAME --prompts=prompts.jsonl --to=answers.jsonl --top=5
+    python -m llm_jax label --url=URL --model=NAME --prompts=prompts.jsonl --to=answers.jsonl --top=5 --temperature=1
     python -m llm_jax train --config=configs/soft.py --workdir=runs/soft
 
 :text learns from the same answers as texts alone, which a student of any tokenizer can.
 
-Not measured: how much the tokens bring depends on the service and on how many answers there are.
+Measured by `python -m benchmarks.soft --workdir=runs/soft --seeds=2`: 800 short descriptions of Debian's packages
+that SmolLM2-135M-Instruct, by transformers, was asked to sum up as by configs/chat.py:synopses (--max_tokens=48), 114
+of the answers held out. Nats a token of these after 120 steps: 7.737 and 7.768 from the likeliest tokens, 7.917 and
+7.909 from the texts alone (seeds 0 and 1); transformers' llama, taught the same by torch from the same first parameters
+(seed 0), 7.737 and 7.917. 141 of the 800, drawn in other tokens than those into which their texts are split, taught
+their texts alone. Both kinds were at their best after 80 steps. Some 4 and 2 minutes on two cores under load.
 """
 
 from typing import Literal
