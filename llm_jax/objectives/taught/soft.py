@@ -45,9 +45,8 @@ class Soft:
         teacher = jnp.where(known, jnp.asarray(batch["teacher_log_probs"], jnp.float32), 0.0)
         p = jnp.where(known, jnp.exp(teacher), 0.0)
         apart = (p * (teacher - jnp.take_along_axis(student, jnp.maximum(ids, 0), -1))).sum(-1)
-        B, T, V = student.shape
-        b, t = jnp.arange(B)[:, None, None], jnp.arange(T)[:, None]
-        others = student.at[b, t, jnp.where(known, ids, V)].set(-jnp.inf, mode="drop")
+        told_of = (ids[..., None] == jnp.arange(student.shape[-1])).any(-2)
+        others = jnp.where(told_of, -jnp.inf, student)
         left = 1 - p.sum(-1)
         others = jax.nn.logsumexp(jnp.where((left > TINY)[..., None], others, 0.0), -1)
         apart += jnp.where(left > TINY, left * (jnp.log(jnp.maximum(left, TINY)) - others), 0.0)
