@@ -5,13 +5,12 @@ python -m llm_jax train --config=configs/reinforce.py:start --workdir=runs/reinf
 python -m llm_jax train --config=configs/reinforce.py --workdir=runs/reinforce
 
 Measured by `OMP_NUM_THREADS=1 python -m benchmarks.rewarded --workdir=runs/reinforce`, on two shared cores: the mean
-reward of the likeliest answers to 400 held-out questions is 0.164 ± 0.018 after the start (by transformers too, from
+reward of the likeliest answers to 400 held-out questions is 0.164 ± 0.019 after the start (by transformers too, from
 the same parameters), 0.231 ± 0.021 after 200 steps of GRPO, and 0.230 ± 0.020 after as many of TRL's GRPOTrainer from
 the same start, with the same questions in the same order, the same groups, rates, loss and checker; question by
-question they are 0.001 ± 0.013 apart, one seed each. Texts are drawn by each side's own numbers. A step takes 1.6
-seconds here and 1.0 there, where no text is longer than what was written, and ours has rows of seq_len tokens; on one
-core, with 20 steps, 1.2 and 0.9. Without OMP_NUM_THREADS=1 torch's two threads waited for each other on these cores, 12
-seconds a step. The start took 205 seconds.
+question they are 0.001 ± 0.013 apart, one seed each, every side drawing its own texts. A step took 1.6 seconds here
+and 1.0 there; with both on one core, 1.2 and 0.9 (20 steps). Without OMP_NUM_THREADS=1 the two threads of torch waited
+for each other on these cores, 12 seconds a step (5 steps). The start took 215 seconds.
 
 Larger steps of smaller batches (5e-4, 16 questions, groups of 8) made it worse: 0.144. :dr_grpo reaches 0.200 after
 100 steps and 0.210 after 200, from the same start.
