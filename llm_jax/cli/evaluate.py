@@ -146,23 +146,23 @@ def _evaluate(flags: Any) -> int:
     from llm_jax.run.texts.prompts import latent
 
     opened = open_run(flags.workdir)
+    generator = isinstance(opened.model, Adversaries)
+    if flags.under is not None and not generator:
+        raise UserError("--under judges the texts of a generator, such as gan; leave it out")
     with hosts.together().active():
         params, learner = opened.params(flags.step), opened.resolved.values["train"]["learner"]
+        under = None if flags.under is None else open_run(flags.under)
+        texts = drawn(opened, params, flags.draws, under) if generator and flags.draws is not None else {}
         judge = kinds.evaluator(opened.model, opened.objective, learner)
         if flags.pseudo:
             judge = kinds.likelihoods(pseudo.evaluator(opened.model, mask_of(opened.tokenizer)))
         loader, rows = _loader(opened, flags.data, whole=flags.pseudo)
         known = {} if flags.without_reference or flags.pseudo else {"beside": beside(opened)}
         found = evaluate.held_out(judge, params, loader, rows, flags.batches, **known)
-        generator = isinstance(opened.model, Adversaries)
-        if flags.under is not None and not generator:
-            raise UserError("--under judges the texts of a generator, such as gan; leave it out")
         if flags.draws is not None and not generator:
             weighted = kinds.likelihoods(importance.evaluator(latent(opened.model), flags.draws))
             tighter = evaluate.held_out(weighted, params, loader, rows, flags.batches)
             found |= {f"{name}, {flags.draws} draws": estimate for name, estimate in tighter.items()}
-        under = None if flags.under is None else open_run(flags.under)
-        texts = drawn(opened, params, flags.draws, under) if generator and flags.draws is not None else {}
     if not hosts.is_first():
         return 0
     print(f"step {_step(opened, flags)}, {flags.data or 'held-out text'}")

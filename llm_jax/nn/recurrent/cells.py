@@ -191,7 +191,7 @@ def _backward(cell, saved, d):
 _along.defvjp(_forward, _backward)
 
 
-def _multiplied(now: State, mask: Array, state: State) -> Array:
+def _multiplied(now: State, mask: Array | None, state: State) -> Array:
     """Return what a step multiplies by the kernel [B,D]."""
     hidden = place(_begun(now, state)["hidden"], "batch", None)
     return hidden if mask is None else (hidden * mask).astype(hidden.dtype)
